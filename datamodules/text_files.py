@@ -1,0 +1,69 @@
+"""Strict, streamed reading of text files, plain or compressed (``.gz``, ``.xz``)."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from r3mem.errors import InputError
+
+COMPRESSIONS = (".gz", ".xz")
+
+
+def content_suffix(path: Path) -> str:
+    """The suffix that tells the format, in lower case: ``.jsonl`` of ``books.jsonl.xz``."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file with their line ends as they are, one at a time.
+
+    Args:
+        path: A text file, or one compressed by gzip or xz.
+
+    Raises:
+        InputError: If a byte is not UTF-8 (with its offset), or the compressed data is damaged.
+    """
+    compressed = path.suffix.lower() in COMPRESSIONS
+    offset = 0
+    try:
+        with _open_bytes(path) as file:
+            for line in file:
+                try:
+                    text = line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    bad = offset + error.start
+                    unpacked = " of the unpacked text" if compressed else ""
+                    raise InputError(
+                        f"{path}: byte 0x{line[error.start]:02x} at byte offset {bad}{unpacked} is not UTF-8; convert "
+                        "the file first, for example: iconv -f ISO-8859-1 -t UTF-8"
+                    ) from error
+                if offset == 0:
+                    text = text.removeprefix("\ufeff")
+                offset += len(line)
+                yield text
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(
+            f"{path}: the compressed data is damaged or cut short after {offset} unpacked bytes ({error}); "
+            "copy or download the file again"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror or error}): check that it exists and may be read"
+        ) from error
+
+
+def _open_bytes(path: Path) -> BinaryIO:
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if suffix == ".xz":
+        return cast(BinaryIO, lzma.open(path, "rb"))
+    return path.open("rb")

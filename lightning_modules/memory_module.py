@@ -1,0 +1,305 @@
+"""Training of an R3Mem model: the three seams composed, the objective over segments that advance in step.
+
+Shape legend: B batch, T segments of a batch, N text tokens, K virtual tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from lightning_modules.token_metrics import EvaluationMetrics
+from r3mem import objectives, saving
+from r3mem.backbone import Backbone
+from r3mem.compressors import Compressor
+from r3mem.errors import ConfigError, FingerprintError
+from r3mem.hierarchy import Flat, Hierarchy
+from r3mem.memory import MemoryState, Segments
+from r3mem.model import R3Mem, Step
+from r3mem.objectives import Objective
+from r3mem.reversible import ReversibleStack
+from r3mem.reversible.language_prior import LanguageModelPrior
+
+CHECKPOINT_FORMAT = 1
+
+
+class MemoryModule(LightningModule):
+    """Composes backbone, compressor, reversible stack and hierarchy, and trains them.
+
+    Args:
+        backbone: The frozen language model and its adapters.
+        compressor: Text to initial memory stream (SEAM 1).
+        decoder: The reversible stack (SEAM 2).
+        hierarchy: Document to segments (SEAM 3); its segment length should be the data's.
+        objective: Terms and weights of the loss.
+        prior: Settles thin readings at recall.
+        optimizer: Optimiser of all trainable parameters.
+        warmup_steps: Optimiser steps over which the learning rate rises; after them it falls as a cosine.
+        final_lr: Learning rate at the end, as a share of the highest.
+        bptt_segments: Segments that gradients flow back through; the memory is cut from the graph after as many.
+        replay: Keep only the memories of a batch and compute each segment again in the backward pass (memory replay
+            back-propagation, 2010.06891): less activation memory, about a third more time.
+        ratios: Ratios that training steps alternate between; empty keeps the compressor's own.
+        calibrate: Set the start of reading and writing from the backbone's own states before training.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        compressor: Compressor,
+        decoder: ReversibleStack,
+        hierarchy: Hierarchy | None = None,
+        objective: Objective | None = None,
+        prior: LanguageModelPrior | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup_steps: int = 20,
+        final_lr: float = 0.1,
+        bptt_segments: int = 2,
+        replay: bool = False,
+        ratios: list[int] | None = None,
+        calibrate: bool = True,
+    ) -> None:
+        super().__init__()
+        if bptt_segments < 1:
+            raise ConfigError(f"bptt_segments {bptt_segments} is not possible; gradients flow through at least 1 segment")
+        self.model = R3Mem(backbone, compressor, decoder, hierarchy or Flat(), prior)
+        self.objective = objective or Objective()
+        self.optimizer_callable, self.warmup_steps, self.final_lr = optimizer, warmup_steps, final_lr
+        self.bptt_segments, self.replay, self.calibrates = bptt_segments, replay, calibrate
+        self.ratios = list(ratios or [])
+        self.evaluation = EvaluationMetrics()
+        # Checkpoints hold our parts only; the frozen backbone is not missing from them but never in them.
+        self.strict_loading = False
+        self._carried: MemoryState | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        """The language model; the data module takes its tokenizer from here."""
+        return self.model.backbone
+
+    # -- set-up ------------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Calibrate, unless a checkpoint is about to bring what was calibrated before."""
+        self._carried = None
+        if self.calibrates and self.trainer.ckpt_path is None:
+            self.model.calibrate()
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over trainable parameters, with warm-up and cosine decay."""
+        optimizer = self.optimizer_callable(p for p in self.parameters() if p.requires_grad)
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+
+        def factor(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            done = min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps))
+            return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One batch of T segments of each row; the memory goes on to the next batch, cut from the graph."""
+        if self.ratios:
+            self.model.set_ratio(self.ratios[self.global_step % len(self.ratios)])
+            self._carried = None  # Slots of another ratio stand for other tokens.
+        terms, state = self._terms(batch, self._begin(batch), self.objective.weights(self.global_step))
+        self._carried = state.detach()
+        weights = self.objective.weights(self.global_step)
+        loss = torch.zeros((), device=self.device)
+        for name, value in terms.items():
+            self.log(f"train/{name}", value.detach(), prog_bar=name == "forward")
+            loss = loss + weights[name] * value
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def _begin(self, batch: dict[str, Tensor]) -> MemoryState | None:
+        carried = self._carried
+        if carried is None or len(carried.lengths_B) != len(batch["reset_B"]):
+            return None
+        return None if bool(batch["reset_B"].all()) else carried.forget(batch["reset_B"])
+
+    def _terms(
+        self, batch: dict[str, Tensor], state: MemoryState | None, weights: dict[str, float]
+    ) -> tuple[dict[str, Tensor], MemoryState]:
+        """Mean value of every term that counts, and the memory after the last segment."""
+        sums: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in weights}
+        teacher = self._teacher(batch) if "kl" in weights else []
+        reads = {"forward", "kl"} & set(weights)
+        for t, text in enumerate(segments_of(batch)):
+            if t and t % self.bptt_segments == 0 and state is not None:
+                state = state.detach()
+            has_memory_B = torch.zeros_like(text.lengths_B, dtype=torch.bool) if state is None else state.lengths_B > 0
+            # Once per batch and segment, not per token: with nothing remembered there is nothing to learn here.
+            logits = bool(reads) and bool(has_memory_B.any())
+            step = self._step(text, state, logits)
+            if step.logits_BNV is not None and "forward" in sums:
+                sums["forward"].append(objectives.forward_nll(step.logits_BNV, text, has_memory_B))
+            if step.logits_BNV is not None and "kl" in sums:
+                sums["kl"].append(objectives.distillation(step.logits_BNV, teacher[t], text, has_memory_B))
+            if "query" in sums:
+                query = self._query(text)
+                logits_BNV = self.model.likelihood(query, step.state)
+                sums["query"].append(objectives.forward_nll(logits_BNV, query, query.lengths_B > 1))
+            if "backward" in sums:
+                sums["backward"].append(objectives.backward_ce(self.model.exact, step.state, text))
+            if "cycle" in sums:
+                sums["cycle"].append(objectives.cycle(self.model.exact, step.state, step.slots_BKD, text))
+            if "residual" in sums:
+                sums["residual"].append(objectives.residual(step.residual_BND, text))
+            state = keep_ended(state, step.state)
+        assert state is not None
+        zero = state.slots_BKD.sum() * 0  # Keeps every parameter in the graph of a batch that trains nothing.
+        terms = {}
+        for name, parts in sums.items():
+            total = torch.stack([p[0] for p in parts]).sum() if parts else zero
+            count = torch.stack([p[1] for p in parts]).sum() if parts else torch.ones_like(zero)
+            terms[name] = total / count.clamp(min=1)
+        return terms, state
+
+    def _step(self, text: Segments, state: MemoryState | None, logits: bool) -> Step:
+        if not self.replay or not torch.is_grad_enabled():
+            return self.model.step(text, state, logits)
+
+        def run(slots_BKD: Tensor | None) -> tuple[Tensor, ...]:
+            memory = None if state is None or slots_BKD is None else MemoryState(slots_BKD, state.lengths_B, state.ratio)
+            step = self.model.step(text, memory, logits)
+            tensors = (step.state.slots_BKD, step.slots_BKD, step.text_BND, step.residual_BND)
+            return tensors if step.logits_BNV is None else (*tensors, step.logits_BNV)
+
+        out = checkpoint(run, None if state is None else state.slots_BKD, use_reentrant=False)
+        new = MemoryState(out[0], text.lengths_B, self.model.ratio)
+        return Step(new, out[4] if len(out) > 4 else None, out[1], out[2], out[3])
+
+    @torch.no_grad()
+    def _teacher(self, batch: dict[str, Tensor]) -> list[Tensor]:
+        """Logits of the untouched backbone at every segment, reading all text of the batch before it."""
+        ids_BTN, lengths_BT = batch["ids_BTN"], batch["lengths_BT"]
+        whole = Segments(ids_BTN.flatten(1), lengths_BT.sum(1))
+        with self.backbone.adapters_off():
+            logits_BMV = self.backbone(whole).logits_BNV
+        return list(logits_BMV.split(ids_BTN.shape[2], 1))
+
+    def _query(self, text: Segments) -> Segments:
+        rows = [
+            self.model.hierarchy.query(text.ids_BN[b, :n].tolist()) for b, n in enumerate(text.lengths_B.tolist())
+        ]
+        return Segments.pad(rows, self.device)
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Likelihood given nothing, the memory and the full text; words recalled from the memory alone."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """The same on the test split."""
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        texts = segments_of(batch)
+        whole = Segments(batch["ids_BTN"].flatten(1), batch["lengths_BT"].sum(1))
+        full_BMV = self.backbone(whole).logits_BNV
+        state: MemoryState | None = None
+        for t, text in enumerate(texts):
+            rows_B = text.lengths_B > 1
+            step = self.model.step(text, state, logits=state is not None)
+            if state is not None and step.logits_BNV is not None:
+                n = text.ids_BN.shape[1]
+                self.evaluation.likelihood(
+                    memory=objectives.forward_nll(step.logits_BNV, text, rows_B),
+                    nothing=objectives.forward_nll(self.model.likelihood(text), text, rows_B),
+                    full=objectives.forward_nll(full_BMV[:, t * n : (t + 1) * n], text, rows_B),
+                )
+            read, _ = self.model.exact.read(step.state.slots_BKD, text.lengths_B, text.ids_BN.shape[1])
+            self.evaluation.words(read, text)
+            state = keep_ended(state, step.state)
+        for name, metric in self.evaluation.named(len(texts) > 1).items():
+            self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "retained_gain",
+                     batch_size=len(batch["reset_B"]))  # fmt: skip
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[tuple[int, Any]]:
+        """Retain every segment: ``(document, record)`` in order; a prediction writer stores them."""
+        if batch_idx == 0:
+            self._predicting: dict[int, Any] = {}
+        out = []
+        lengths_BT = batch["lengths_BT"].tolist()
+        for b, document in enumerate(batch["document_B"].tolist()):
+            ids = [i for t, n in enumerate(lengths_BT[b]) for i in batch["ids_BTN"][b, t, :n].tolist()]
+            if document < 0 or not ids:
+                continue
+            before = None if bool(batch["reset_B"][b]) else [self._predicting[b]]
+            for _, record in self.model.retain_stream([ids], before):
+                self._predicting[b] = record
+                out.append((document, record))
+        return out
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep adapters, our own parts and the memory that is carried to the next batch; drop the frozen backbone."""
+        checkpoint["state_dict"] = saving.own_state(self.model)
+        carried = self._carried
+        checkpoint["r3mem"] = {
+            "format": CHECKPOINT_FORMAT,
+            "backbone": self.backbone.fingerprint,
+            "carried": None if carried is None else [carried.slots_BKD, carried.lengths_B, carried.ratio],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse what does not fit, put our parts in place.
+
+        Raises:
+            FingerprintError: The checkpoint is not r3mem's, of another version, or of another backbone.
+        """
+        about = checkpoint.get("r3mem")
+        if about is None or about.get("format") != CHECKPOINT_FORMAT:
+            found = "none" if about is None else about.get("format")
+            raise FingerprintError(
+                f"this checkpoint has r3mem format {found}, this version reads format {CHECKPOINT_FORMAT}: "
+                "use the version that wrote it, or train again"
+            )
+        if about["backbone"] != self.backbone.fingerprint:
+            raise FingerprintError(
+                f"this checkpoint belongs to backbone {about['backbone']}, but {self.backbone.name} is "
+                f"{self.backbone.fingerprint}: set model.backbone.name to the one it was trained on"
+            )
+        saving.load_own_state(self.model, checkpoint["state_dict"])
+        checkpoint["state_dict"] = {}
+        if about["carried"] is not None:
+            slots_BKD, lengths_B, ratio = about["carried"]
+            self._resumed = MemoryState(slots_BKD, lengths_B, ratio)
+
+    def on_train_start(self) -> None:
+        """Go on from the memory that the checkpoint carried."""
+        resumed: MemoryState | None = self.__dict__.pop("_resumed", None)
+        if resumed is not None:
+            self._carried = MemoryState(
+                resumed.slots_BKD.to(self.device), resumed.lengths_B.to(self.device), resumed.ratio
+            )
+
+
+def segments_of(batch: dict[str, Tensor]) -> list[Segments]:
+    """The T segments of a batch, each of all rows."""
+    return [Segments(batch["ids_BTN"][:, t], batch["lengths_BT"][:, t]) for t in range(batch["ids_BTN"].shape[1])]
+
+
+def keep_ended(before: MemoryState | None, after: MemoryState) -> MemoryState:
+    """The new memory, but the old one in rows whose segment was empty."""
+    if before is None or before.slots_BKD.shape != after.slots_BKD.shape:
+        return after
+    ended_B = after.lengths_B == 0
+    return MemoryState(
+        torch.where(ended_B[:, None, None], before.slots_BKD, after.slots_BKD),
+        torch.where(ended_B, before.lengths_B, after.lengths_B),
+        after.ratio,
+    )

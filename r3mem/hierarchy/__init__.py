@@ -1,0 +1,6 @@
+"""SEAM 3: hierarchies, document to tree of segments."""
+
+from r3mem.hierarchy.base import Hierarchy, MemoryTree, Node
+from r3mem.hierarchy.flat import Flat
+
+__all__ = ["Flat", "Hierarchy", "MemoryTree", "Node"]

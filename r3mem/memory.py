@@ -1,0 +1,267 @@
+"""Plain typed data that travels between the seams: segments going in, memory coming out.
+
+Shape legend: B batch, N text tokens, T segments of one text, K virtual tokens, D width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from r3mem.errors import FingerprintError, InputError
+
+FORMAT = 1
+
+
+def slots_needed(n_tokens: int, ratio: int) -> int:
+    """Number of virtual tokens that ``n_tokens`` text tokens are compressed to: ``ceil(n / ratio)``."""
+    return -(-n_tokens // ratio)
+
+
+@dataclass
+class Segments:
+    """One segment of each of B texts, padded on the right.
+
+    Attributes:
+        ids_BN: Token ids, ``long``. What stands beyond a row's length is ignored.
+        lengths_B: Tokens in each row, ``long``. 0 means that the row is empty (its document has ended).
+    """
+
+    ids_BN: Tensor
+    lengths_B: Tensor
+
+    @classmethod
+    def pad(cls, rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Segments:
+        """Put token lists of unequal length into one batch.
+
+        Args:
+            rows: One list of token ids a row.
+            device: Where the tensors live.
+        """
+        if not rows:
+            raise InputError("no segments given: pass at least one list of token ids")
+        width = max(1, max(len(row) for row in rows))
+        ids_BN = torch.zeros(len(rows), width, dtype=torch.long)
+        for b, row in enumerate(rows):
+            ids_BN[b, : len(row)] = torch.as_tensor(row, dtype=torch.long)
+        lengths_B = torch.tensor([len(row) for row in rows], dtype=torch.long)
+        return cls(ids_BN.to(device), lengths_B.to(device))
+
+    @property
+    def mask_BN(self) -> Tensor:
+        """True where a real token stands."""
+        return torch.arange(self.ids_BN.shape[1], device=self.ids_BN.device) < self.lengths_B[:, None]
+
+
+@dataclass
+class MemoryState:
+    """Virtual memory tokens as the next segment (or a question) reads them: fixed size, however long the history.
+
+    Slot k of a row stands for text tokens ``k * ratio`` to ``(k + 1) * ratio - 1`` of the segment it was written from.
+
+    Attributes:
+        slots_BKD: The virtual tokens.
+        lengths_B: Text tokens each row covers; 0 means that the row holds nothing.
+        ratio: Text tokens per virtual token.
+    """
+
+    slots_BKD: Tensor
+    lengths_B: Tensor
+    ratio: int
+
+    @property
+    def mask_BK(self) -> Tensor:
+        """True where a slot stands for at least one text token."""
+        first_token_K = torch.arange(self.slots_BKD.shape[1], device=self.slots_BKD.device) * self.ratio
+        return first_token_K < self.lengths_B[:, None]
+
+    def rows(self, index_A: Tensor) -> MemoryState:
+        """The state of some rows.
+
+        Args:
+            index_A: Row numbers, ``long``.
+        """
+        return MemoryState(self.slots_BKD[index_A], self.lengths_B[index_A], self.ratio)
+
+    def detach(self) -> MemoryState:
+        """The same state, cut from the graph: where truncated back-propagation ends."""
+        return MemoryState(self.slots_BKD.detach(), self.lengths_B, self.ratio)
+
+    def forget(self, rows_B: Tensor) -> MemoryState:
+        """The same state with the marked rows emptied, for rows that begin a new document.
+
+        Args:
+            rows_B: ``bool``; True empties the row.
+        """
+        keep_B = ~rows_B
+        return MemoryState(
+            self.slots_BKD * keep_B[:, None, None].to(self.slots_BKD.dtype),
+            self.lengths_B * keep_B.to(self.lengths_B.dtype),
+            self.ratio,
+        )
+
+
+@dataclass
+class Memory:
+    """What is kept of one text: a record of each of its segments, as stored, and what proves an exact recall.
+
+    The last record is also the state that the next segment reads. In bytes a memory is larger than its text; what
+    virtual tokens save is positions in the model's context.
+
+    Attributes:
+        data_TKD: Stored coordinates of every slot, in ``precision``.
+        share_scale_TK: Unit of each slot's exact share.
+        rest_scale_TK: Unit of the rest of each slot.
+        precision: ``float32``, ``float16`` or ``int8``.
+        share_dims: Coordinates that belong to the exact share.
+        lengths_T: Text tokens of each segment.
+        ratio: Text tokens per virtual token.
+        corrections: Packed corrections of each segment.
+        digests: signed 64-bit digest of each segment's token ids.
+        fingerprint: Names of what the memory can be read by: ``backbone``, ``stack`` and ``adapters``.
+        wrong: Tokens of each segment that the slots alone give wrongly, before corrections.
+    """
+
+    data_TKD: Tensor
+    share_scale_TK: Tensor
+    rest_scale_TK: Tensor
+    precision: str
+    share_dims: int
+    lengths_T: Tensor
+    ratio: int
+    corrections: list[bytes] = field(repr=False)
+    digests: list[int] = field(repr=False)
+    fingerprint: dict[str, str] = field(default_factory=dict)
+    wrong: list[int] = field(default_factory=list, repr=False)
+
+    @property
+    def n_tokens(self) -> int:
+        """Text tokens that the memory holds."""
+        return int(self.lengths_T.sum())
+
+    @property
+    def n_slots(self) -> int:
+        """Virtual tokens in use: positions that reading every record takes."""
+        return sum(slots_needed(n, self.ratio) for n in self.lengths_T.tolist())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of slots, scales, corrections and digests; padding slots are not counted."""
+        width = self.data_TKD.shape[-1]
+        return self.n_slots * (width * self.data_TKD.element_size() + 8) + self.correction_bits // 8 + 8 * len(self.digests)
+
+    @property
+    def correction_bits(self) -> int:
+        """Bits of all corrections."""
+        return sum(8 * len(packed) for packed in self.corrections)
+
+    @classmethod
+    def join(cls, parts: Sequence[Memory]) -> Memory:
+        """One memory of consecutive parts of a text.
+
+        Raises:
+            InputError: The parts were made at different ratios, precisions or by different models.
+        """
+        if not parts:
+            raise InputError("no memories to join")
+        first = parts[0]
+        kind = (first.ratio, first.precision, first.share_dims, first.fingerprint)
+        if any((p.ratio, p.precision, p.share_dims, p.fingerprint) != kind for p in parts):
+            raise InputError("these memories differ in ratio, precision or model; only like can be joined with like")
+        n_slots = max(p.data_TKD.shape[1] for p in parts)
+
+        def stack(name: str) -> Tensor:
+            rows = []
+            for part in parts:
+                tensor: Tensor = getattr(part, name)
+                fill = tensor.new_zeros(tensor.shape[0], n_slots - tensor.shape[1], *tensor.shape[2:])
+                rows.append(torch.cat([tensor, fill], 1))
+            return torch.cat(rows)
+
+        return cls(
+            data_TKD=stack("data_TKD"), share_scale_TK=stack("share_scale_TK"), rest_scale_TK=stack("rest_scale_TK"),
+            precision=first.precision, share_dims=first.share_dims,
+            lengths_T=torch.cat([p.lengths_T for p in parts]), ratio=first.ratio,
+            corrections=[c for p in parts for c in p.corrections], digests=[d for p in parts for d in p.digests],
+            fingerprint=first.fingerprint, wrong=[w for p in parts for w in p.wrong],
+        )  # fmt: skip
+
+    def last(self) -> Memory:
+        """The last record alone: all that the next segment needs."""
+        return Memory(
+            self.data_TKD[-1:], self.share_scale_TK[-1:], self.rest_scale_TK[-1:], self.precision, self.share_dims,
+            self.lengths_T[-1:], self.ratio, self.corrections[-1:], self.digests[-1:], self.fingerprint, self.wrong[-1:],
+        )  # fmt: skip
+
+    def save(self, path: str | Path) -> None:
+        """Write to a ``.safetensors`` file. The file appears whole or not at all."""
+        path = Path(path)
+        packed = b"".join(self.corrections)
+        tensors = {
+            "data": self.data_TKD.cpu().contiguous(),
+            "share_scale": self.share_scale_TK.cpu().contiguous(),
+            "rest_scale": self.rest_scale_TK.cpu().contiguous(),
+            "lengths": self.lengths_T.cpu(),
+            "digests": torch.tensor(self.digests, dtype=torch.long),
+            "wrong": torch.tensor(self.wrong, dtype=torch.long),
+            "corrections": torch.frombuffer(bytearray(packed), dtype=torch.uint8) if packed else torch.zeros(0),
+            "correction_bytes": torch.tensor([len(c) for c in self.corrections], dtype=torch.long),
+        }
+        about = {
+            "format": str(FORMAT), "precision": self.precision, "share_dims": str(self.share_dims),
+            "ratio": str(self.ratio), "fingerprint": json.dumps(self.fingerprint),
+        }  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=path.name, dir=path.parent)
+        os.close(handle)
+        try:
+            save_file(tensors, scratch, metadata=about)
+            with open(scratch, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+        except BaseException:
+            Path(scratch).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | Path) -> Memory:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: No such file, or not a memory.
+            FingerprintError: The file is of another format version.
+        """
+        if not Path(path).is_file():
+            raise InputError(f"memory {path}: no such file")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                about = file.metadata() or {}
+                if "format" not in about or "precision" not in about:
+                    raise InputError(f"memory {path}: a safetensors file, but not a memory that r3mem saved")
+                if int(about["format"]) != FORMAT:
+                    raise FingerprintError(
+                        f"memory {path} is of format {about['format']}, this version reads format {FORMAT}: "
+                        "retain the text again, or use the version that wrote it"
+                    )
+                t = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise InputError(f"memory {path}: not a whole safetensors file ({error}); it may be truncated") from error
+        packed = t["corrections"].to(torch.uint8).numpy().tobytes()
+        sizes, pieces, at = t["correction_bytes"].tolist(), [], 0
+        for size in sizes:
+            pieces.append(packed[at : at + size])
+            at += size
+        return cls(
+            t["data"], t["share_scale"], t["rest_scale"], about["precision"], int(about["share_dims"]), t["lengths"],
+            int(about["ratio"]), pieces, t["digests"].tolist(),
+            json.loads(about["fingerprint"]), t["wrong"].tolist(),
+        )  # fmt: skip

@@ -1,0 +1,16 @@
+"""SEAM 2: the reversible network between text and memory."""
+
+from r3mem.reversible.attention_coupling import AttentionCoupling
+from r3mem.reversible.base import Coupling, Decoder
+from r3mem.reversible.position_binding import PositionBinding
+from r3mem.reversible.stack import ReversibleStack
+from r3mem.reversible.transformer_coupling import TransformerCoupling
+
+__all__ = [
+    "AttentionCoupling",
+    "Coupling",
+    "Decoder",
+    "PositionBinding",
+    "ReversibleStack",
+    "TransformerCoupling",
+]

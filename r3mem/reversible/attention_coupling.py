@@ -1,0 +1,71 @@
+"""A learned coupling of two small cross-attention adapters.
+
+Shape legend: B batch, N text tokens, K virtual tokens, D width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from r3mem.errors import ConfigError
+from r3mem.memory import slots_needed
+from r3mem.reversible.base import Coupling
+from r3mem.reversible.full_precision import at_least_float32
+from r3mem.reversible.masks import slot_mask, token_mask
+from r3mem.reversible.positional_attention import PositionalAttention, slot_positions, token_positions
+
+
+class AttentionCoupling(Coupling):
+    """F: slots read the text; G: tokens read the slots (DESIGN.md 3.2).
+
+    For ratios at which `PositionBinding` alone runs out of dimensions. Who asks is known by position only (the middle
+    of a slot, the place of a token), because each function may read one stream alone. Both output projections are zero
+    at the start: a new coupling changes nothing.
+    """
+
+    def __init__(self, width: int, ratio: int, dim: int = 64, heads: int = 4, dropout: float = 0.0) -> None:
+        """Build both adapters.
+
+        Args:
+            width: D of the backbone.
+            ratio: Text tokens per virtual token.
+            dim: Inner width of each adapter, all heads together.
+            heads: Heads of each adapter. All but the last prefer what is near.
+            dropout: Of the attention weights, in training.
+
+        Raises:
+            ConfigError: Values that do not fit each other.
+        """
+        super().__init__()
+        if ratio < 1:
+            raise ConfigError(f"ratio must be at least 1, got {ratio}")
+        self.ratio = ratio
+        self.slots_read_text = PositionalAttention(width, dim, heads, dropout)
+        self.tokens_read_slots = PositionalAttention(width, dim, heads, dropout)
+
+    def to_memory(self, text_BND: Tensor, lengths_B: Tensor) -> Tensor:
+        """F; see `Coupling.to_memory`."""
+        n_tokens = text_BND.shape[1]
+        n_slots = slots_needed(n_tokens, self.ratio)
+        memory_BKD: Tensor = self.slots_read_text(
+            at_least_float32(text_BND),
+            token_mask(lengths_B, n_tokens),
+            token_positions(n_tokens, text_BND.device),
+            slot_mask(lengths_B, n_slots, self.ratio),
+            slot_positions(n_slots, self.ratio, text_BND.device),
+            unit=self.ratio,
+        )
+        return memory_BKD
+
+    def to_text(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> Tensor:
+        """G; see `Coupling.to_text`."""
+        n_slots = memory_BKD.shape[1]
+        text_BND: Tensor = self.tokens_read_slots(
+            at_least_float32(memory_BKD),
+            slot_mask(lengths_B, n_slots, self.ratio),
+            slot_positions(n_slots, self.ratio, memory_BKD.device),
+            token_mask(lengths_B, n_tokens),
+            token_positions(n_tokens, memory_BKD.device),
+            unit=self.ratio,
+        )
+        return text_BND

@@ -1,0 +1,154 @@
+"""Text read off a reversible stack: exactly, or not at all (DESIGN 3.3).
+
+Shape legend: B batch, N text tokens, K virtual tokens, D width, V vocabulary, C code dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from r3mem.errors import RecallError
+from r3mem.memory import Segments
+from r3mem.reversible import corrections
+from r3mem.reversible.language_prior import LanguageModelPrior
+from r3mem.reversible.position_binding import PositionBinding
+from r3mem.reversible.readout import NearestToken
+from r3mem.reversible.stack import ReversibleStack
+from r3mem.reversible.text_table import TextTable
+
+# Codes have unit variance; two machines round them apart by about 1e-6.
+THIN_MARGIN = 1e-4
+
+LogitsOf = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class Proof:
+    """What must be kept beside a segment's virtual tokens so that its text comes back exactly.
+
+    Attributes:
+        packed: Corrections, see :mod:`r3mem.reversible.corrections`.
+        digest: 64-bit digest of the token ids.
+        wrong: Tokens that the virtual tokens alone give wrongly.
+    """
+
+    packed: bytes
+    digest: int
+    wrong: int
+
+
+class ExactText(nn.Module):
+    """The text side of a stack: tokens to text stream, and memory back to tokens.
+
+    Args:
+        stack: The reversible stack.
+        embedding_VD: The backbone's input embeddings.
+        prior: Settles readings with a thin margin by the language model's own expectation; None leaves it to distance.
+    """
+
+    def __init__(self, stack: ReversibleStack, embedding_VD: Tensor, prior: LanguageModelPrior | None = None) -> None:
+        super().__init__()
+        self.stack, self.prior = stack, prior
+        self.table = TextTable(embedding_VD)
+        self._readout: NearestToken | None = None
+
+    @property
+    def binding(self) -> PositionBinding | None:
+        """The coupling whose code dimensions the words are compared in, if there is one."""
+        return next((c for c in self.stack.couplings if isinstance(c, PositionBinding)), None)
+
+    @property
+    def readout(self) -> NearestToken:
+        """Nearest-row search over the vocabulary, in code dimensions where the stack has them."""
+        binding = self.binding
+        if self._readout is None or (binding is not None and binding.trainable and self.training):
+            table = self.table.table_VD if binding is None else binding.code_table(self.table.table_VD)
+            self._readout = NearestToken(table.detach(), tolerance=THIN_MARGIN)
+        return self._readout
+
+    def forget_readout(self) -> None:
+        """Build the search anew at the next reading, after the stack has changed."""
+        self._readout = None
+
+    def stream(self, text: Segments) -> Tensor:
+        """The text stream ``U_0``: standardised embeddings ``BND``, float32."""
+        return self.table.lookup(torch.where(text.mask_BN, text.ids_BN, 0))
+
+    def codes(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> Tensor:
+        """Run the stack backward without residual and give what is compared with the vocabulary, ``BNC``."""
+        binding = self.binding
+        if binding is not None and len(self.stack.couplings) == 1:
+            return binding.code(memory_BKD, lengths_B, n_tokens)
+        text_BND, _ = self.stack.recall(memory_BKD, lengths_B, n_tokens)
+        return text_BND if binding is None else binding.code_table(text_BND)
+
+    @torch.no_grad()
+    def read(
+        self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int, logits_of: LogitsOf | None = None
+    ) -> tuple[Segments, Tensor]:
+        """Tokens read off a memory, without corrections.
+
+        Args:
+            memory_BKD: Virtual tokens ``V_S``.
+            lengths_B: Tokens in each row.
+            n_tokens: Longest row.
+            logits_of: The language model, for the prior.
+
+        Returns:
+            The tokens, and ``bool BN``: where the margin is thin.
+        """
+        codes_BNC = self.codes(memory_BKD, lengths_B, n_tokens)
+        mask_BN = torch.arange(n_tokens, device=codes_BNC.device) < lengths_B[:, None]
+        codes_MC = codes_BNC[mask_BN]
+        ids_M, distance_M = self.readout.nearest(codes_MC)
+        ids_BN = torch.zeros_like(mask_BN, dtype=torch.long)
+        thin_BN = torch.zeros_like(mask_BN)
+        ids_BN[mask_BN] = ids_M
+        thin_BN[mask_BN] = self.readout.ambiguous(codes_MC, distance_M)
+        if self.prior is not None and logits_of is not None:
+            ids_BN = self.prior.refine(codes_BNC, self.readout, ids_BN, mask_BN, logits_of)
+        return Segments(ids_BN, lengths_B), thin_BN
+
+    @torch.no_grad()
+    def prove(self, text: Segments, memory_BKD: Tensor, logits_of: LogitsOf | None = None) -> list[Proof]:
+        """Recall at once from the memory as stored, and keep what differs or could differ on another machine."""
+        read, thin_BN = self.read(memory_BKD, text.lengths_B, text.ids_BN.shape[1], logits_of)
+        wrong_BN = (read.ids_BN != text.ids_BN) & text.mask_BN
+        keep_BN = wrong_BN | thin_BN
+        wrong_B = wrong_BN.sum(1).tolist()
+        keeps_B = keep_BN.any(1).tolist()
+        ids_BN, keep_BN = text.ids_BN.cpu(), keep_BN.cpu()
+        proofs = []
+        for b, length in enumerate(text.lengths_B.tolist()):
+            row_N, packed = ids_BN[b, :length], b""
+            if keeps_B[b]:
+                positions_A = keep_BN[b, :length].nonzero()[:, 0]
+                packed = corrections.pack(positions_A, row_N[positions_A], row_N, self.table.table_VD.shape[0])
+            proofs.append(Proof(packed, corrections.digest(row_N), wrong_B[b]))
+        return proofs
+
+    @torch.no_grad()
+    def recall(
+        self, memory_BKD: Tensor, lengths_B: Tensor, proofs: list[Proof], logits_of: LogitsOf | None = None
+    ) -> list[Tensor]:
+        """The exact tokens of every row.
+
+        Raises:
+            RecallError: A row's tokens, corrections applied, are not the ones that were retained.
+        """
+        read, _ = self.read(memory_BKD, lengths_B, int(lengths_B.max()), logits_of)
+        ids_BN = read.ids_BN.cpu()
+        rows = []
+        for b, (length, proof) in enumerate(zip(lengths_B.tolist(), proofs, strict=True)):
+            row_N = corrections.apply(ids_BN[b, :length], proof.packed, self.table.table_VD.shape[0])
+            if corrections.digest(row_N) != proof.digest:
+                raise RecallError(
+                    f"segment {b}: the recalled {length} tokens do not match the digest of what was retained. The "
+                    "memory is damaged or was changed after it was written; retain the text again."
+                )
+            rows.append(row_N)
+        return rows

@@ -1,0 +1,166 @@
+"""Virtual tokens at the precision they are stored in, the exact share and the rest each on its own scale.
+
+A slot is a sum of two parts: the share that holds the words and the rest that the backbone wrote. Turned into
+coordinates, they stand side by side, and each part of each slot has a scale, so that a loud rest cannot drown words:
+```
+slot @ rotation  =  [ share: share_dims coordinates | rest: D - share_dims coordinates ]
+                      one share_scale                 one rest_scale
+```
+
+Shape legend: B batch, K virtual tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from r3mem.errors import ConfigError, InputError
+
+Precision = Literal["float32", "float16", "int8"]
+
+INT8_LARGEST = 127
+FLOAT16_EXPONENT = 15
+"""The loudest coordinate of a part is stored between 2**14 and 2**15: no overflow, and the widest range below it."""
+
+FLOAT32_SMALLEST_EXPONENT = -126
+
+
+@dataclass
+class Quantised:
+    """Stored virtual tokens. All tensors are contiguous, ready for safetensors.
+
+    Attributes:
+        data: Rotated coordinates ``[share | rest]``, shape BKD, in units of the scales, in the type of ``precision``.
+        share_scale_BK: Size of one unit of each slot's share, float32. 1 where the share is silent or not scaled.
+        rest_scale_BK: The same of the rest.
+        precision: ``"float32"`` (not scaled), ``"float16"`` or ``"int8"``.
+        share_dims: How many coordinates are the share's.
+    """
+
+    data: Tensor
+    share_scale_BK: Tensor
+    rest_scale_BK: Tensor
+    precision: Precision
+    share_dims: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the coordinates and scales."""
+        return sum(t.numel() * t.element_size() for t in (self.data, self.share_scale_BK, self.rest_scale_BK))
+
+
+@torch.no_grad()
+def quantise(slots_BKD: Tensor, precision: Precision, rotation_DD: Tensor | None, share_dims: int) -> Quantised:
+    """Turn slots into what is stored.
+
+    Args:
+        slots_BKD: Virtual tokens, float32.
+        precision: How they are stored. float16 keeps 11 bits of every coordinate, int8 one part in 254 of the loudest
+            coordinate of its part.
+        rotation_DD: Orthogonal; column j is the direction of coordinate j, the first ``share_dims`` columns span the
+            exact share. None where the slots are in that order already.
+        share_dims: Width of the share, 0 to D.
+
+    Returns:
+        The stored form. A slot of zeros gives zeros.
+
+    Raises:
+        InputError: Slots that are not finite, or overflow float32 once rotated.
+        ConfigError: An unknown precision, or a rotation or share that does not fit the slots.
+    """
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}")
+    if slots_BKD.ndim != 3:
+        raise InputError(f"slots must be (batch, virtual tokens, width), got {tuple(slots_BKD.shape)}")
+    _check_layout(slots_BKD.shape[-1], share_dims, rotation_DD)
+    if not bool(torch.isfinite(slots_BKD).all()):
+        raise InputError("the virtual tokens hold NaN or infinity: the compressor diverged, they cannot be stored")
+    rotated_BKD = _rotate(slots_BKD.detach(), rotation_DD)
+    if not bool(torch.isfinite(rotated_BKD).all()):
+        raise InputError("the virtual tokens are too large for float32: the compressor diverged, they cannot be stored")
+    share_scale_BK = _scale(rotated_BKD[..., :share_dims], precision)
+    rest_scale_BK = _scale(rotated_BKD[..., share_dims:], precision)
+    units_BKD = rotated_BKD / _spread(share_scale_BK, rest_scale_BK, rotated_BKD.shape[-1], share_dims)
+    if precision == "int8":
+        units_BKD = units_BKD.round().clamp(-INT8_LARGEST, INT8_LARGEST)
+    data = units_BKD.to(getattr(torch, precision)).contiguous()
+    return Quantised(data, share_scale_BK, rest_scale_BK, precision, share_dims)
+
+
+@torch.no_grad()
+def coordinates(quantised: Quantised) -> Tensor:
+    """Stored coordinates ``[share | rest]`` in float32, not rotated back.
+
+    Where the rest is more than about 1e4 times louder than the share, read the words from these: float32 slots in the
+    backbone's own basis round the share away, stored well or not.
+    """
+    width = quantised.data.shape[-1]
+    _check_layout(width, quantised.share_dims, None)
+    scale_BKD = _spread(quantised.share_scale_BK, quantised.rest_scale_BK, width, quantised.share_dims)
+    return quantised.data.to(torch.float32) * scale_BKD
+
+
+@torch.no_grad()
+def dequantise(quantised: Quantised, rotation_DD: Tensor | None) -> Tensor:
+    """Turn what is stored back into slots.
+
+    Args:
+        quantised: What ``quantise`` returned.
+        rotation_DD: The rotation given to it.
+
+    Returns:
+        ``slots_BKD``, float32.
+
+    Raises:
+        ConfigError: A rotation or share that does not fit the data.
+    """
+    _check_layout(quantised.data.shape[-1], quantised.share_dims, rotation_DD)
+    return _rotate(coordinates(quantised), None if rotation_DD is None else rotation_DD.T)
+
+
+def _rotate(slots_BKD: Tensor, rotation_DD: Tensor | None) -> Tensor:
+    """``slots @ rotation`` in float64, rounded once.
+
+    Float32 products differ between devices, thread counts and batch sizes, and under autocast and TF32; float64 is
+    subject to neither, and what is left of the differences vanishes in the rounding.
+    """
+    if rotation_DD is None:
+        return slots_BKD.to(torch.float32)
+    device = slots_BKD.device
+    double_on = torch.device("cpu") if device.type == "mps" else device
+    rotated_BKD = slots_BKD.to(double_on).double() @ rotation_DD.detach().to(double_on).double()
+    return rotated_BKD.to(torch.float32).to(device)
+
+
+def _scale(part_BKX: Tensor, precision: Precision) -> Tensor:
+    """One scale per slot for one part of it; 1 where that part is silent."""
+    if precision == "float32" or part_BKX.shape[-1] == 0:
+        return part_BKX.new_ones(part_BKX.shape[:-1])
+    loudest_BK = part_BKX.abs().amax(-1)
+    if precision == "int8":
+        smallest = torch.finfo(torch.float32).tiny
+        scale_BK = (loudest_BK / INT8_LARGEST).clamp_min(smallest)
+    else:
+        # A power of two: dividing by it is exact, so the only error is float16's own.
+        exponent_BK = torch.frexp(loudest_BK).exponent - FLOAT16_EXPONENT
+        scale_BK = torch.ldexp(torch.ones_like(loudest_BK), exponent_BK.clamp_min(FLOAT32_SMALLEST_EXPONENT))
+    return torch.where(loudest_BK > 0, scale_BK, 1.0)
+
+
+def _spread(share_scale_BK: Tensor, rest_scale_BK: Tensor, width: int, share_dims: int) -> Tensor:
+    """The scale of every coordinate."""
+    is_share_D = torch.arange(width, device=share_scale_BK.device) < share_dims
+    return torch.where(is_share_D, share_scale_BK[..., None], rest_scale_BK[..., None])
+
+
+def _check_layout(width: int, share_dims: int, rotation_DD: Tensor | None) -> None:
+    if not 0 <= share_dims <= width:
+        raise ConfigError(f"the exact share must take 0 to {width} of {width} dims, not {share_dims}")
+    if rotation_DD is not None and tuple(rotation_DD.shape) != (width, width):
+        raise ConfigError(
+            f"slots of width {width} need a rotation of {width} x {width}, got {tuple(rotation_DD.shape)}"
+        )

@@ -1,0 +1,146 @@
+"""A trained model on disk: a description of its parts and the weights that are ours, never the backbone's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from r3mem.backbone import Backbone
+from r3mem.components import build, describe
+from r3mem.compressors import Compressor
+from r3mem.errors import FingerprintError, InputError
+from r3mem.hierarchy import Hierarchy
+from r3mem.reversible import ReversibleStack
+from r3mem.reversible.language_prior import LanguageModelPrior
+
+if TYPE_CHECKING:
+    from r3mem.model import R3Mem
+
+FORMAT = 1
+ABOUT, WEIGHTS = "r3mem.json", "r3mem.safetensors"
+
+
+def digest(description: dict[str, Any], module: nn.Module | None = None) -> str:
+    """Short name of a description and of the weights that go with it."""
+    state = hashlib.blake2b(json.dumps(description, sort_keys=True).encode(), digest_size=8)
+    if module is not None:
+        for name, tensor in sorted(module.state_dict().items()):
+            state.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+
+def own_state(model: R3Mem) -> dict[str, Tensor]:
+    """Everything that training changes or calibration sets: adapters, compressor, stack."""
+    adapters = {f"backbone.{name}": p for name, p in model.backbone.adapter_parameters()}
+    parts = {
+        f"{part}.{name}": tensor
+        for part in ("compressor", "decoder")
+        for name, tensor in getattr(model, part).state_dict().items()
+    }
+    return {name: tensor.detach() for name, tensor in {**adapters, **parts}.items()}
+
+
+def load_own_state(model: R3Mem, state: dict[str, Tensor]) -> None:
+    """Put weights of :func:`own_state` in place.
+
+    Raises:
+        FingerprintError: Weights are missing, left over or of another shape.
+    """
+    mine = own_state(model)
+    wrong = sorted(set(mine) ^ set(state)) or [n for n, t in mine.items() if t.shape != state[n].shape]
+    if wrong:
+        raise FingerprintError(
+            f"{len(wrong)} weights do not fit this model (first: {wrong[0]}): they were saved from other components "
+            "or by another version. Build the model with the settings it was saved with."
+        )
+    with torch.no_grad():
+        for name, tensor in mine.items():
+            tensor.copy_(state[name])
+
+
+def save(model: R3Mem, folder: Path) -> None:
+    """Write a model; the folder is whole or as it was before."""
+    about = {
+        "format": FORMAT,
+        "backbone_fingerprint": model.backbone.fingerprint,
+        "backbone": describe(model.backbone),
+        "compressor": describe(model.compressor),
+        "decoder": describe(model.decoder),
+        "hierarchy": describe(model.hierarchy),
+        "prior": None if model.exact.prior is None else describe(model.exact.prior),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        tensors = {name: t.cpu().contiguous() for name, t in own_state(model).items()}
+        save_file(tensors, scratch / WEIGHTS, metadata={"format": "pt"})
+        (scratch / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        # Weights first: without the description next to them they are not taken for a model.
+        for name in (WEIGHTS, ABOUT):
+            (scratch / name).replace(folder / name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def load(source: str | Path, cls: type[R3Mem], backbone_options: dict[str, Any]) -> R3Mem:
+    """See :meth:`r3mem.model.R3Mem.from_pretrained`."""
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _from_hub(str(source))
+    if not (folder / ABOUT).is_file() or not (folder / WEIGHTS).is_file():
+        raise InputError(f"{source}: no {ABOUT} and {WEIGHTS} there; give a folder that save_pretrained wrote")
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    if about.get("format") != FORMAT:
+        raise FingerprintError(
+            f"{source} is of format {about.get('format')}, this version reads format {FORMAT}: use the version that wrote it"
+        )
+    about["backbone"]["init_args"].update(backbone_options)
+    backbone: Backbone = build(about["backbone"], Backbone)
+    if backbone.fingerprint != about["backbone_fingerprint"]:
+        raise FingerprintError(
+            f"{source} was trained on backbone {about['backbone_fingerprint']}, but {backbone.name} is "
+            f"{backbone.fingerprint}: pass name= of the backbone it was trained on"
+        )
+    prior = None if about["prior"] is None else build(about["prior"], LanguageModelPrior)
+    model = cls(
+        backbone,
+        build(about["compressor"], Compressor),
+        build(about["decoder"], ReversibleStack),
+        build(about["hierarchy"], Hierarchy),
+        prior,
+    )
+    load_own_state(model, load_file(folder / WEIGHTS))
+    return model.eval()
+
+
+def push(model: R3Mem, repo_id: str, options: dict[str, Any]) -> str:
+    """See :meth:`r3mem.model.R3Mem.push_to_hub`."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repo_id, exist_ok=True, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, Path(folder) / "model")
+        return str(api.upload_folder(repo_id=repo_id, folder_path=str(Path(folder) / "model")))
+
+
+def _from_hub(repo_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=[ABOUT, WEIGHTS]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"{repo_id}: neither a folder nor a repository that can be reached ({type(error).__name__}). "
+            "Give a folder that save_pretrained wrote, or a hub id."
+        ) from error
