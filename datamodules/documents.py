@@ -30,7 +30,7 @@ class DocumentsDataModule(LightningDataModule):
 
     Tokens are made once and kept in ``cache_dir``; documents are read from there without being loaded. If neither
     ``validation`` nor ``test`` is given, both are parted off ``train`` by a hash of each document's text. Rows are
-    split over the processes of a distributed run here; the trainer's own distributed sampler is neither needed nor used.
+    split over the processes of a distributed run here; the trainer's own distributed sampler is not used.
 
     Args:
         train: Source or sources (see ``datamodules/sources.py``): file, folder, glob, ``hf://name:config:split`` or
@@ -41,8 +41,8 @@ class DocumentsDataModule(LightningDataModule):
         tokenizer: A tokenizer, or the hub id or folder of one; None for that of the model being trained
             (``lightning_module.backbone.tokenizer``).
         mode: ``stream`` reads documents from beginning to end, rows keep their memory over batches. ``window`` gives
-            every row of every batch a fresh random window of T * N tokens, memory always dropped (evaluation: documents cut
-            into consecutive windows, each once).
+            every row of every batch a fresh random window of T * N tokens, memory always dropped (evaluation:
+            documents cut into consecutive windows, each once).
         segment_tokens: N.
         segments_per_step: T.
         batch_size: B, rows of each process.

@@ -4,8 +4,8 @@ The rule, in this order:
 
 1. ``text_field`` given: each dotted path is followed through the record. Lists on the way are walked element by
    element, ``*`` stands for every key and ``a|b`` for either, so ``chapters.head|paragraphs`` takes the headings and
-   paragraphs of a book and ``conversation.*.speaker|text`` who said what in every part of a chat. All strings found below the end of
-   the path are taken, in the record's order; several paths are taken one after the other.
+   paragraphs of a book and ``conversation.*.speaker|text`` who said what in every part of a chat. All strings found
+   below the end of the path are taken, in the record's order; several paths are taken one after the other.
 2. Otherwise the first of ``text``, ``content``, ``contents``, ``body``, ``article``, ``document`` that is a string.
 3. Otherwise all strings of the record, in order, ids and titles included.
 

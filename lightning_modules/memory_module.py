@@ -5,12 +5,15 @@ Shape legend: B batch, T segments of a batch, N text tokens, K virtual tokens, D
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Container
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -20,7 +23,7 @@ from r3mem.backbone import Backbone
 from r3mem.compressors import Compressor
 from r3mem.errors import ConfigError, FingerprintError
 from r3mem.hierarchy import Flat, Hierarchy
-from r3mem.memory import MemoryState, Segments
+from r3mem.memory import Memory, MemoryState, Segments
 from r3mem.model import R3Mem, Step
 from r3mem.objectives import Objective
 from r3mem.reversible import ReversibleStack
@@ -36,7 +39,7 @@ class MemoryModule(LightningModule):
         backbone: The frozen language model and its adapters.
         compressor: Text to initial memory stream (SEAM 1).
         decoder: The reversible stack (SEAM 2).
-        hierarchy: Document to segments (SEAM 3); its segment length should be the data's.
+        hierarchy: Document to segments (SEAM 3). None cuts as the data module does: every ``segment_tokens`` of its.
         objective: Terms and weights of the loss.
         prior: Settles thin readings at recall.
         optimizer: Optimiser of all trainable parameters.
@@ -45,7 +48,7 @@ class MemoryModule(LightningModule):
         bptt_segments: Segments that gradients flow back through; the memory is cut from the graph after as many.
         replay: Keep only the memories of a batch and compute each segment again in the backward pass (memory replay
             back-propagation, 2010.06891): less activation memory, about a third more time.
-        ratios: Ratios that training steps alternate between; empty keeps the compressor's own.
+        ratios: Ratios that training steps alternate between; evaluation and saved models keep the compressor's own.
         calibrate: Set the start of reading and writing from the backbone's own states before training.
     """
 
@@ -67,7 +70,9 @@ class MemoryModule(LightningModule):
     ) -> None:
         super().__init__()
         if bptt_segments < 1:
-            raise ConfigError(f"bptt_segments {bptt_segments} is not possible; gradients flow through at least 1 segment")
+            raise ConfigError(
+                f"bptt_segments {bptt_segments} is not possible; gradients flow through at least 1 segment"
+            )
         self.model = R3Mem(backbone, compressor, decoder, hierarchy or Flat(), prior)
         self.objective = objective or Objective()
         self.optimizer_callable, self.warmup_steps, self.final_lr = optimizer, warmup_steps, final_lr
@@ -76,7 +81,13 @@ class MemoryModule(LightningModule):
         self.evaluation = EvaluationMetrics()
         # Checkpoints hold our parts only; the frozen backbone is not missing from them but never in them.
         self.strict_loading = False
+        self._follows_data, self._calibrated = hierarchy is None, False
         self._carried: MemoryState | None = None
+        self._resumed: MemoryState | None = None
+        self._seed, self._own_ratio = 0, compressor.ratio
+        #: Documents that prediction leaves out; a prediction writer sets it after an interruption.
+        self.finished_documents: Container[int] = frozenset()
+        self._last_record: dict[int, Memory] = {}
 
     @property
     def backbone(self) -> Backbone:
@@ -85,11 +96,24 @@ class MemoryModule(LightningModule):
 
     # -- set-up ------------------------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        """Take the segment length of the data; calibrate, once, before a strategy copies or spreads the weights.
+
+        A checkpoint that is loaded afterwards puts its own calibration in place.
+        """
+        tokens = getattr(getattr(self.trainer, "datamodule", None), "segment_tokens", None)
+        if self._follows_data and tokens is not None:
+            self.model.hierarchy = Flat(tokens)
+        if stage == "fit" and self.calibrates and not self._calibrated:
+            self.model.to(self.trainer.strategy.root_device)
+            explained = self.model.calibrate()
+            rank_zero_info(f"calibrated: reading explains {explained:.0%} of the backbone's own states")
+            self._calibrated = True
+
     def on_fit_start(self) -> None:
-        """Calibrate, unless a checkpoint is about to bring what was calibrated before."""
+        """Forget what an earlier fit left behind."""
         self._carried = None
-        if self.calibrates and self.trainer.ckpt_path is None:
-            self.model.calibrate()
+        self._seed = torch.initial_seed()
 
     def configure_optimizers(self) -> Any:
         """The optimiser over trainable parameters, with warm-up and cosine decay."""
@@ -107,25 +131,39 @@ class MemoryModule(LightningModule):
 
     # -- training ----------------------------------------------------------------------------------------------------
 
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Draw this step's dropout and samples from a seed of its own, so that a resumed run repeats them."""
+        place = (self._seed, self.global_step, batch_idx, self.global_rank)
+        # Kept to 63 bits: generators take no more.
+        torch.manual_seed(int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=8).digest(), "big") >> 1)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch of T segments of each row; the memory goes on to the next batch, cut from the graph."""
         if self.ratios:
-            self.model.set_ratio(self.ratios[self.global_step % len(self.ratios)])
-            self._carried = None  # Slots of another ratio stand for other tokens.
-        terms, state = self._terms(batch, self._begin(batch), self.objective.weights(self.global_step))
-        self._carried = state.detach()
+            self._use_ratio(self.ratios[self.global_step % len(self.ratios)])
         weights = self.objective.weights(self.global_step)
-        loss = torch.zeros((), device=self.device)
+        terms, state = self._terms(batch, self._begin(batch), weights)
+        self._carried = state.detach()
+        # Distributed training asks every process for a gradient of every parameter, whatever its rows hold.
+        loss = torch.stack([p.flatten()[:1].sum() for p in self.parameters() if p.requires_grad]).sum() * 0
         for name, value in terms.items():
             self.log(f"train/{name}", value.detach(), prog_bar=name == "forward")
             loss = loss + weights[name] * value
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Go back to the compressor's own ratio, which evaluation and saved models have."""
+        self._use_ratio(self._own_ratio)
+
+    def _use_ratio(self, ratio: int) -> None:
+        if ratio != self.model.ratio:
+            self.model.set_ratio(ratio)
+
     def _begin(self, batch: dict[str, Tensor]) -> MemoryState | None:
         carried = self._carried
-        if carried is None or len(carried.lengths_B) != len(batch["reset_B"]):
-            return None
+        if carried is None or len(carried.lengths_B) != len(batch["reset_B"]) or carried.ratio != self.model.ratio:
+            return None  # Slots of another ratio stand for other tokens.
         return None if bool(batch["reset_B"].all()) else carried.forget(batch["reset_B"])
 
     def _terms(
@@ -158,7 +196,7 @@ class MemoryModule(LightningModule):
                 sums["residual"].append(objectives.residual(step.residual_BND, text))
             state = keep_ended(state, step.state)
         assert state is not None
-        zero = state.slots_BKD.sum() * 0  # Keeps every parameter in the graph of a batch that trains nothing.
+        zero = torch.zeros((), device=self.device)
         terms = {}
         for name, parts in sums.items():
             total = torch.stack([p[0] for p in parts]).sum() if parts else zero
@@ -171,7 +209,9 @@ class MemoryModule(LightningModule):
             return self.model.step(text, state, logits)
 
         def run(slots_BKD: Tensor | None) -> tuple[Tensor, ...]:
-            memory = None if state is None or slots_BKD is None else MemoryState(slots_BKD, state.lengths_B, state.ratio)
+            memory = (
+                None if state is None or slots_BKD is None else MemoryState(slots_BKD, state.lengths_B, state.ratio)
+            )
             step = self.model.step(text, memory, logits)
             tensors = (step.state.slots_BKD, step.slots_BKD, step.text_BND, step.residual_BND)
             return tensors if step.logits_BNV is None else (*tensors, step.logits_BNV)
@@ -190,9 +230,7 @@ class MemoryModule(LightningModule):
         return list(logits_BMV.split(ids_BTN.shape[2], 1))
 
     def _query(self, text: Segments) -> Segments:
-        rows = [
-            self.model.hierarchy.query(text.ids_BN[b, :n].tolist()) for b, n in enumerate(text.lengths_B.tolist())
-        ]
+        rows = [self.model.hierarchy.query(text.ids_BN[b, :n].tolist()) for b, n in enumerate(text.lengths_B.tolist())]
         return Segments.pad(rows, self.device)
 
     # -- evaluation --------------------------------------------------------------------------------------------------
@@ -227,20 +265,24 @@ class MemoryModule(LightningModule):
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "retained_gain",
                      batch_size=len(batch["reset_B"]))  # fmt: skip
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[tuple[int, Any]]:
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[tuple[int, Memory]]:
         """Retain every segment: ``(document, record)`` in order; a prediction writer stores them."""
         if batch_idx == 0:
-            self._predicting: dict[int, Any] = {}
-        out = []
+            self._last_record = {}
         lengths_BT = batch["lengths_BT"].tolist()
-        for b, document in enumerate(batch["document_B"].tolist()):
+        fresh: dict[int, list[int]] = {}
+        going_on: dict[int, list[int]] = {}
+        documents = batch["document_B"].tolist()
+        for b, document in enumerate(documents):
             ids = [i for t, n in enumerate(lengths_BT[b]) for i in batch["ids_BTN"][b, t, :n].tolist()]
-            if document < 0 or not ids:
-                continue
-            before = None if bool(batch["reset_B"][b]) else [self._predicting[b]]
-            for _, record in self.model.retain_stream([ids], before):
-                self._predicting[b] = record
-                out.append((document, record))
+            if document >= 0 and ids and document not in self.finished_documents:
+                (fresh if bool(batch["reset_B"][b]) else going_on)[b] = ids
+        out = []
+        for texts, before in ((fresh, None), (going_on, [self._last_record[b] for b in going_on])):
+            rows = list(texts)
+            for i, record in self.model.retain_stream(list(texts.values()), before) if rows else ():
+                self._last_record[rows[i]] = record
+                out.append((documents[rows[i]], record))
         return out
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
@@ -249,6 +291,10 @@ class MemoryModule(LightningModule):
         """Keep adapters, our own parts and the memory that is carried to the next batch; drop the frozen backbone."""
         checkpoint["state_dict"] = saving.own_state(self.model)
         carried = self._carried
+        if carried is not None and self.trainer.world_size > 1:
+            # Every process has rows of its own; together in order they are the rows that one process would have.
+            slots_BKD, lengths_B = (self.all_gather(t).flatten(0, 1) for t in (carried.slots_BKD, carried.lengths_B))
+            carried = MemoryState(slots_BKD, lengths_B, carried.ratio)
         checkpoint["r3mem"] = {
             "format": CHECKPOINT_FORMAT,
             "backbone": self.backbone.fingerprint,
@@ -273,18 +319,22 @@ class MemoryModule(LightningModule):
                 f"this checkpoint belongs to backbone {about['backbone']}, but {self.backbone.name} is "
                 f"{self.backbone.fingerprint}: set model.backbone.name to the one it was trained on"
             )
-        saving.load_own_state(self.model, checkpoint["state_dict"])
-        checkpoint["state_dict"] = {}
+        if "state_dict" in checkpoint:  # DeepSpeed restores the weights by itself.
+            saving.load_own_state(self.model, checkpoint["state_dict"])
+            checkpoint["state_dict"] = {}
         if about["carried"] is not None:
             slots_BKD, lengths_B, ratio = about["carried"]
             self._resumed = MemoryState(slots_BKD, lengths_B, ratio)
 
     def on_train_start(self) -> None:
         """Go on from the memory that the checkpoint carried."""
-        resumed: MemoryState | None = self.__dict__.pop("_resumed", None)
+        resumed, self._resumed = self._resumed, None
         if resumed is not None:
+            rank, world_size = self.global_rank, self.trainer.world_size
+            rows = len(resumed.lengths_B) // world_size
+            mine = slice(rank * rows, (rank + 1) * rows)
             self._carried = MemoryState(
-                resumed.slots_BKD.to(self.device), resumed.lengths_B.to(self.device), resumed.ratio
+                resumed.slots_BKD[mine].to(self.device), resumed.lengths_B[mine].to(self.device), resumed.ratio
             )
 
 

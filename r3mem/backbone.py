@@ -1,9 +1,10 @@
-"""The frozen causal language model with its LoRA adapters, and virtual tokens placed in front of its text.
+r"""The frozen causal language model with its LoRA adapters, and virtual tokens placed in front of its text.
 
 Any Hugging Face causal LM serves: the family is never named. What differs between architectures (where the decoder
 layers are, how a mask travels) is found by structure, and an architecture that does not fit is refused by name.
 
-Shape legend: B batch, P prefix, N text tokens, K write slots, S = P + N + K positions of one pass, D width, V vocabulary.
+Shape legend: B batch, P prefix, N text tokens, K write slots, S = P + N + K positions of one pass, D width,
+V vocabulary.
 
 One pass sees ``[read prefix ; text ; write slots]`` (DESIGN 3.1); rows are queries, columns keys::
 
@@ -20,7 +21,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import peft
 import torch
@@ -120,6 +121,8 @@ class Backbone(nn.Module):
         self = cls.__new__(cls)
         nn.Module.__init__(self)
         dtype = str(model.dtype).removeprefix("torch.")
+        if dtype not in DTYPES:
+            raise ConfigError(f"the model's dtype {dtype!r} cannot serve; convert it to one of {', '.join(DTYPES)}")
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
         self.attn_implementation = None
         return self
@@ -146,7 +149,8 @@ class Backbone(nn.Module):
         self.model: nn.Module = model
         if lora_rank > 0:
             config = LoraConfig(
-                r=lora_rank, lora_alpha=lora_alpha, target_modules=lora_targets, lora_dropout=lora_dropout,
+                r=lora_rank, lora_alpha=lora_alpha,  # type: ignore[arg-type]  # PEFT divides it: any number serves.
+                target_modules=lora_targets, lora_dropout=lora_dropout,
                 task_type="CAUSAL_LM",
             )  # fmt: skip
             self.model = peft.get_peft_model(model, config)
@@ -163,12 +167,12 @@ class Backbone(nn.Module):
     @property
     def width(self) -> int:
         """D, the width of the hidden states."""
-        return int(self.base.get_input_embeddings().weight.shape[1])
+        return int(self._table.weight.shape[1])
 
     @property
     def vocabulary(self) -> int:
         """V, rows of the embedding table."""
-        return int(self.base.get_input_embeddings().weight.shape[0])
+        return int(self._table.weight.shape[0])
 
     @property
     def max_positions(self) -> int:
@@ -178,12 +182,16 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.base.get_input_embeddings().weight.device
+        return self._table.weight.device
 
     @property
     def embedding_VD(self) -> Tensor:
         """The input embedding table, detached."""
-        return self.base.get_input_embeddings().weight.detach()
+        return self._table.weight.detach()
+
+    @property
+    def _table(self) -> nn.Embedding:
+        return cast(nn.Embedding, self.base.get_input_embeddings())
 
     @property
     def fingerprint(self) -> str:
@@ -207,9 +215,15 @@ class Backbone(nn.Module):
 
     def embed(self, ids_BN: Tensor) -> Tensor:
         """Input embeddings ``BND`` of token ids."""
-        if ids_BN.numel() and int(ids_BN.max()) >= self.vocabulary:
-            raise InputError(f"token id {int(ids_BN.max())} is outside the vocabulary of {self.vocabulary} tokens")
-        embedded: Tensor = self.base.get_input_embeddings()(ids_BN)
+        if ids_BN.numel():
+            low, high = int(ids_BN.min()), int(ids_BN.max())
+            if low < 0 or high >= self.vocabulary:
+                outside = low if low < 0 else high
+                raise InputError(
+                    f"token id {outside} is outside the vocabulary of {self.vocabulary} tokens: the text was probably "
+                    "made by another tokenizer than this backbone's"
+                )
+        embedded: Tensor = self._table(ids_BN)
         return embedded
 
     def forward(
@@ -264,7 +278,7 @@ class Backbone(nn.Module):
             captured: list[Tensor] = []
             if capture is not None:
                 stack.enter_context(self._captured(capture, captured, stop=not logits))
-            output_logits_BSV = self._run(inputs) if logits else self._run_until_captured(inputs)
+            output_logits_BSV = self._run(inputs)
         end = n_prefix + n_text
         logits_BNV = output_logits_BSV[:, n_prefix:end] if output_logits_BSV is not None else None
         if capture is None:
@@ -277,17 +291,15 @@ class Backbone(nn.Module):
         """Precision of the computation."""
         return DTYPES[self.dtype]
 
-    def _run(self, inputs: dict[str, Any]) -> Tensor:
+    def _run(self, inputs: dict[str, Any]) -> Tensor | None:
+        """Logits of every position; None where the pass ended at the captured layer."""
         inputs = {key: value for key, value in inputs.items() if key in self._signature}
-        with torch.autocast(self.device.type, dtype=self.compute, enabled=self.compute != torch.float32):
-            output: Tensor = self.model(**inputs, use_cache=False).logits
-        return output
-
-    def _run_until_captured(self, inputs: dict[str, Any]) -> None:
         try:
-            self._run(inputs)
+            with torch.autocast(self.device.type, dtype=self.compute, enabled=self.compute != torch.float32):
+                logits_BSV: Tensor = self.model(**inputs, use_cache=False).logits
         except _LayerReached:
-            return
+            return None
+        return logits_BSV
 
     @torch.no_grad()
     def generate(self, prompts: list[list[int]], prefix: Prefix | None = None, **options: Any) -> list[list[int]]:
@@ -302,8 +314,10 @@ class Backbone(nn.Module):
             The new tokens of each prompt, without padding and end mark.
 
         Raises:
-            InputError: A prompt is empty.
+            InputError: There is no prompt, or one is empty.
         """
+        if not prompts:
+            raise InputError("no prompts given: pass at least one")
         if any(not prompt for prompt in prompts):
             raise InputError("a prompt is empty: give at least one token for the model to continue")
         longest = max(len(prompt) for prompt in prompts)
@@ -317,8 +331,9 @@ class Backbone(nn.Module):
         if prefix is not None:
             mask_BS[:, :n_prefix] = prefix.mask_BP
             embeds_BSD = torch.cat([self._soft(prefix, embeds_BSD), embeds_BSD], 1)
-        ends = self.base.generation_config.eos_token_id or self.tokenizer.eos_token_id
-        ends = set(ends) if isinstance(ends, list) else {ends}
+        configured = getattr(self.base.generation_config, "eos_token_id", None)
+        end = options.get("eos_token_id", self.tokenizer.eos_token_id if configured is None else configured)
+        ends = set(end) if isinstance(end, list) else {end}
         pad = self.generation_pad if self.generation_pad is not None else 0
         with ExitStack() as stack:
             if prefix is not None:
@@ -326,7 +341,7 @@ class Backbone(nn.Module):
             stack.enter_context(
                 torch.autocast(self.device.type, dtype=self.compute, enabled=self.compute != torch.float32)
             )
-            out_BN = self.model.generate(  # type: ignore[operator]
+            out_BN = cast(Any, self.model).generate(
                 inputs_embeds=embeds_BSD, attention_mask=mask_BS, pad_token_id=pad, **options
             )
         rows: list[list[int]] = []

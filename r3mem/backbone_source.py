@@ -35,7 +35,10 @@ def gguf_in_wheel(package: str) -> Path:
     Raises:
         InputError: The package is not installed or holds no single ``.gguf``.
     """
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ModuleNotFoundError, ValueError):  # A parent package is missing, or the name is empty.
+        spec = None
     if spec is None or spec.origin is None:
         raise InputError(
             f"backbone 'wheel:{package}': no installed package of that name. Install it with "

@@ -127,7 +127,7 @@ class Memory:
         ratio: Text tokens per virtual token.
         corrections: Packed corrections of each segment.
         digests: signed 64-bit digest of each segment's token ids.
-        fingerprint: Names of what the memory can be read by: ``backbone``, ``stack`` and ``adapters``.
+        fingerprint: Names of what the memory can be read by: ``backbone``, ``stack`` and ``prior``.
         wrong: Tokens of each segment that the slots alone give wrongly, before corrections.
     """
 
@@ -157,7 +157,8 @@ class Memory:
     def nbytes(self) -> int:
         """Bytes of slots, scales, corrections and digests; padding slots are not counted."""
         width = self.data_TKD.shape[-1]
-        return self.n_slots * (width * self.data_TKD.element_size() + 8) + self.correction_bits // 8 + 8 * len(self.digests)
+        slot_bytes = width * self.data_TKD.element_size() + 8
+        return self.n_slots * slot_bytes + self.correction_bits // 8 + 8 * len(self.digests)
 
     @property
     def correction_bits(self) -> int:
@@ -199,7 +200,8 @@ class Memory:
         """The last record alone: all that the next segment needs."""
         return Memory(
             self.data_TKD[-1:], self.share_scale_TK[-1:], self.rest_scale_TK[-1:], self.precision, self.share_dims,
-            self.lengths_T[-1:], self.ratio, self.corrections[-1:], self.digests[-1:], self.fingerprint, self.wrong[-1:],
+            self.lengths_T[-1:], self.ratio, self.corrections[-1:], self.digests[-1:], self.fingerprint,
+            self.wrong[-1:],
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
@@ -221,16 +223,13 @@ class Memory:
             "ratio": str(self.ratio), "fingerprint": json.dumps(self.fingerprint),
         }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-        os.close(handle)
-        try:
-            save_file(tensors, scratch, metadata=about)
-            with open(scratch, "rb+") as file:
+        # In a folder of its own, so that the file gets the user's usual permissions.
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+            written = Path(scratch) / "memory"
+            save_file(tensors, written, metadata=about)
+            with written.open("rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(scratch, path)
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
+            written.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> Memory:

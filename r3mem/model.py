@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import pydoc_data.topics
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,9 @@ class R3Mem(nn.Module):
     ) -> None:
         super().__init__()
         if compressor.ratio != decoder.ratio:
-            raise ConfigError(f"the compressor's ratio is {compressor.ratio}, the stack's {decoder.ratio}: make them equal")
+            raise ConfigError(
+                f"the compressor's ratio is {compressor.ratio}, the stack's {decoder.ratio}: make them equal"
+            )
         for part in (compressor, *decoder.couplings):
             width = getattr(part, "width", backbone.width)
             if width != backbone.width:
@@ -106,10 +109,14 @@ class R3Mem(nn.Module):
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Names of the backbone and of the stack at its ratio; a memory of others is refused."""
+        """Names of the backbone, of the stack at its ratio and of the prior; a memory of others is refused."""
         stack = describe(self.decoder)
         stack["init_args"].pop("invertible_backward", None)
-        return {"backbone": self.backbone.fingerprint, "stack": saving.digest(stack, self.decoder)}
+        return {
+            "backbone": self.backbone.fingerprint,
+            "stack": saving.digest(stack, self.decoder),
+            "prior": "none" if self.exact.prior is None else saving.digest(describe(self.exact.prior)),
+        }
 
     # -- one segment, with gradients ---------------------------------------------------------------------------------
 
@@ -131,7 +138,7 @@ class R3Mem(nn.Module):
     def likelihood(self, text: Segments, memory: MemoryState | None = None) -> Tensor:
         """Next-token logits ``BNV`` of a text that follows a memory, nothing written."""
         prefix = None if memory is None else self.compressor.read(memory)
-        logits_BNV = self.backbone(text, prefix).logits_BNV
+        logits_BNV: Tensor | None = self.backbone(text, prefix).logits_BNV
         assert logits_BNV is not None
         return logits_BNV
 
@@ -159,7 +166,7 @@ class R3Mem(nn.Module):
             _, memory_BKD = self.decoder.retain(self.exact.stream(text), slots_BKD, text.lengths_B)
             return memory_BKD
 
-        with torch.no_grad():
+        with torch.no_grad(), self._evaluating():
             return self.compressor.calibrate(self.backbone, text, finish)
 
     # -- whole texts -------------------------------------------------------------------------------------------------
@@ -189,8 +196,8 @@ class R3Mem(nn.Module):
         """
         if records not in ("all", "last"):
             raise ConfigError(f"records is 'all' or 'last', not {records!r}")
-        single = isinstance(text, str) or (len(text) > 0 and isinstance(text[0], int))
-        texts: list[Text] = [text] if single else list(text)  # type: ignore[list-item]
+        single = isinstance(text, str) or not any(isinstance(part, str | Sequence) for part in text)
+        texts = [cast(Text, text)] if single else list(cast(Sequence[Text], text))
         before = [memory] if isinstance(memory, Memory) else list(memory or [])
         kept: list[list[Memory]] = [[m] for m in before] or [[] for _ in texts]
         if len(kept) != len(texts):
@@ -217,14 +224,14 @@ class R3Mem(nn.Module):
         Yields:
             ``(row, record)``: the number of the text, and a memory of its next segment.
         """
-        was_training = self.training
-        self.eval()
         fingerprint = self.fingerprint
         leaves = [self.hierarchy.build(list(ids)).leaves for ids in texts]
         if any(not nodes for nodes in leaves):
             raise InputError("a text is empty: give at least one token to retain")
-        states = [None if memories is None else self.state(m) for m in memories or texts]
-        try:
+        states: list[MemoryState | None] = [None] * len(texts)
+        if memories is not None:
+            states = [self.state(m) for m in memories]
+        with self._evaluating():
             for t in range(max(len(nodes) for nodes in leaves)):
                 active = [row for row, nodes in enumerate(leaves) if t < len(nodes)]
                 spans = [(row, leaves[row][t]) for row in active]
@@ -237,8 +244,6 @@ class R3Mem(nn.Module):
                 for i, row in enumerate(active):
                     states[row] = MemoryState(slots_BKD[i : i + 1], segments.lengths_B[i : i + 1], self.ratio)
                     yield row, self._record(stored, i, int(segments.lengths_B[i]), proofs[i], fingerprint)
-        finally:
-            self.train(was_training)
 
     @torch.no_grad()
     def recall(self, memory: Memory) -> str:
@@ -248,8 +253,7 @@ class R3Mem(nn.Module):
             RecallError: The text cannot be given back exactly.
             FingerprintError: The memory was made by another backbone or stack.
         """
-        text: str = self.backbone.tokenizer.decode(self.recall_ids(memory), clean_up_tokenization_spaces=False)
-        return text
+        return str(self.backbone.tokenizer.decode(self.recall_ids(memory), clean_up_tokenization_spaces=False))
 
     @torch.no_grad()
     def recall_ids(self, memory: Memory, batch: int = 64) -> list[int]:
@@ -269,8 +273,9 @@ class R3Mem(nn.Module):
                 for packed, digest in zip(memory.corrections[part], memory.digests[part], strict=True)
             ]
             lengths_T = memory.lengths_T[part].to(slots_TKD.device)
-            for row_N in self.exact.recall(slots_TKD, lengths_T, proofs, self._prior_logits()):
-                ids.extend(row_N.tolist())
+            with self._evaluating():
+                rows = self.exact.recall(slots_TKD, lengths_T, proofs, self._prior_logits())
+            ids.extend(token for row_N in rows for token in row_N.tolist())
         return ids
 
     @torch.no_grad()
@@ -294,10 +299,13 @@ class R3Mem(nn.Module):
         if memory is not None:
             memories = [memory] * len(prompts) if isinstance(memory, Memory) else list(memory)
             if len(memories) != len(prompts):
-                raise InputError(f"{len(prompts)} prompts but {len(memories)} memories; give one for all or one for each")
+                raise InputError(
+                    f"{len(prompts)} prompts but {len(memories)} memories; give one for all or one for each"
+                )
             prefix = self.prefix([self.state(m, reach) for m in memories])
         ids = [list(self.backbone.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts]
-        new = self.backbone.generate(ids, prefix, **options)
+        with self._evaluating():
+            new = self.backbone.generate(ids, prefix, **options)
         texts = [self.backbone.tokenizer.decode(row, skip_special_tokens=True) for row in new]
         return texts[0] if isinstance(prompt, str) else texts
 
@@ -340,11 +348,12 @@ class R3Mem(nn.Module):
             ids = list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
             back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
             if back != text:
-                at = next((i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back)))
+                shorter = min(len(text), len(back))
+                at = next((i for i in range(shorter) if text[i] != back[i]), shorter)
                 raise InputError(
-                    f"the tokenizer of {self.backbone.name} does not give this text back (first difference at character "
-                    f"{at}: {text[at:at + 20]!r} became {back[at:at + 20]!r}), so it could never be recalled exactly. "
-                    "Pass tokenizer.decode(tokenizer(text)) if that form will do, or token ids."
+                    f"the tokenizer of {self.backbone.name} does not give this text back (first difference at "
+                    f"character {at}: {text[at : at + 20]!r} became {back[at : at + 20]!r}), so it could never be "
+                    "recalled exactly. Pass tokenizer.decode(tokenizer(text)) if that form will do, or token ids."
                 )
         if not ids:
             raise InputError("the text is empty: give at least one token to retain")
@@ -362,8 +371,8 @@ class R3Mem(nn.Module):
         for part, value in own.items():
             if memory.fingerprint.get(part) != value:
                 raise FingerprintError(
-                    f"this memory was made by another {part} ({memory.fingerprint.get(part)}, here {value}; its ratio is "
-                    f"{memory.ratio}, here {self.ratio}): load the model that made it, or retain the text again"
+                    f"this memory was made by another {part} ({memory.fingerprint.get(part)}, here {value}; its ratio "
+                    f"is {memory.ratio}, here {self.ratio}): load the model that made it, or retain the text again"
                 )
 
     # -- saving ------------------------------------------------------------------------------------------------------
@@ -400,13 +409,24 @@ class R3Mem(nn.Module):
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Inside, dropout is off; afterwards every part is in the mode that it was in, a frozen base for itself."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
     def _prior_logits(self) -> Any:
         if self.exact.prior is None:
             return None
 
         def logits_of(ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
             with self.backbone.adapters_off():
-                logits_BNV = self.backbone(Segments(ids_BN, mask_BN.sum(1))).logits_BNV
+                logits_BNV: Tensor | None = self.backbone(Segments(ids_BN, mask_BN.sum(1))).logits_BNV
             assert logits_BNV is not None
             return logits_BNV
 

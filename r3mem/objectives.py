@@ -100,7 +100,7 @@ def distillation(
     keep_BN = text.mask_BN[:, 1:] & rows_B[:, None]
     student_MV, teacher_MV = logits_BNV[:, :-1][keep_BN], teacher_BNV[:, :-1][keep_BN]
     total = logits_BNV.new_zeros((), dtype=torch.float32)
-    for student, teacher in zip(student_MV.split(chunk), teacher_MV.split(chunk), strict=True):
+    for student, teacher in zip(torch.split(student_MV, chunk), torch.split(teacher_MV, chunk), strict=True):
         total = total + F.kl_div(
             student.float().log_softmax(-1), teacher.float().log_softmax(-1), reduction="sum", log_target=True
         )

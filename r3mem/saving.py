@@ -101,7 +101,8 @@ def load(source: str | Path, cls: type[R3Mem], backbone_options: dict[str, Any])
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     if about.get("format") != FORMAT:
         raise FingerprintError(
-            f"{source} is of format {about.get('format')}, this version reads format {FORMAT}: use the version that wrote it"
+            f"{source} is of format {about.get('format')}, this version reads format {FORMAT}: "
+            "use the version that wrote it"
         )
     about["backbone"]["init_args"].update(backbone_options)
     backbone: Backbone = build(about["backbone"], Backbone)

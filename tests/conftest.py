@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from r3mem import Backbone
+from tests.tiny_models import tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +21,24 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(byte_tokenizer: PreTrainedTokenizerFast) -> Callable[..., Backbone]:
+    """Makes a new backbone around a random model: ``tiny_backbone(family="llama", seed=0, lora_rank=4)``."""
+
+    def make(family: str = "llama", seed: int = 0, **options: object) -> Backbone:
+        return Backbone.wrap(
+            tiny_model(family, seed), byte_tokenizer, name=f"tiny-{family}", **{"lora_rank": 4, **options}
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def backbone_folder(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """The random Llama and its tokenizer on disk."""
+    folder = tmp_path_factory.mktemp("backbone") / "tiny-llama"
+    tiny_model().save_pretrained(folder)
+    byte_tokenizer.save_pretrained(folder)
+    return folder

@@ -2,8 +2,9 @@
 
 Shape legend: B batch, K virtual tokens, P = K + 1 prefix states, D width, M samples.
 
-A soft prompt among the input embeddings is foreign to a frozen model and has to be learned from a bad start. States that
-enter at a middle layer, where the backbone's own states of the same text would stand, are read from the first step on.
+A soft prompt among the input embeddings is foreign to a frozen model and has to be learned from a bad start. States
+that enter at a middle layer, where the backbone's own states of the same text would stand, are read from the first step
+on.
 The order of one prefix, and its positions for a memory of n tokens at ratio r::
 
     state      anchor   slot 0      slot 1      ...   text
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from r3mem.backbone import Prefix
+from r3mem.compressors.spread import centre_and_spread
+from r3mem.errors import InputError
 from r3mem.memory import MemoryState
 
 
@@ -29,6 +32,8 @@ class MemoryReader(nn.Module):
         width: D, width of backbone and virtual tokens.
         layer: Decoder layer at which the states enter; 0 is the input embeddings.
     """
+
+    scale_D: Tensor
 
     def __init__(self, width: int, layer: int) -> None:
         super().__init__()
@@ -68,11 +73,14 @@ class MemoryReader(nn.Module):
 
         Returns:
             Share of the targets' variance that the map explains.
+
+        Raises:
+            InputError: All slots are the same.
         """
+        if len(slots_MD) < 2 or bool((slots_MD == slots_MD[:1]).all()):
+            raise InputError("calibration needs slots that differ: give a longer and more varied sample text")
         slots_MD, targets_MD = slots_MD.double(), targets_MD.double()
-        # Quantiles, since a few outlying states would otherwise set the unit of everything.
-        low_D, high_D = targets_MD.float().quantile(torch.tensor([0.16, 0.84], device=targets_MD.device), dim=0)
-        scale_D = ((high_D - low_D) / 2).clamp(min=1e-6).double()
+        scale_D = centre_and_spread(targets_MD)[1].double()
         targets_MD = targets_MD / scale_D
         slot_mean_D, target_mean_D = slots_MD.mean(0), targets_MD.mean(0)
         x_MD, y_MD = slots_MD - slot_mean_D, targets_MD - target_mean_D

@@ -19,15 +19,16 @@ class VirtualTokens(HiddenStateCompressor):
     """Write slots that attend to the memory and to the whole segment (DESIGN 3.1; recurrence as in 2207.06881).
 
     A slot starts as the mean of the embeddings it covers plus a learned vector, and stands at the position of their
-    centre. ``pooled`` mixes in the mean state of the covered tokens at the write layer: a start that can be read at
-    once, from which the slots learn what the mean cannot hold.
+    centre. ``pooled`` mixes in a weighted mean of the covered tokens' states at the write layer: a start that can be read
+    at once, from which the slots learn what the mean cannot hold. The weights are a softmax of a learned score, equal
+    at the start, so that a slot can come to stand for its most telling token.
 
     Args:
         width: D, width of the backbone.
         ratio: Text tokens per virtual token.
         write_layer: Decoder layer whose input states become the slots.
         read_layer: Decoder layer at which a memory enters.
-        pooled: Share of the mean state in what is written, 0 to 1.
+        pooled: Share of the weighted mean in what is written, 0 to 1.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class VirtualTokens(HiddenStateCompressor):
             raise ConfigError(f"pooled {pooled} is not a share; give a number from 0 to 1")
         self.pooled = pooled
         self.write_D = nn.Parameter(torch.zeros(width))
+        self.score_D = nn.Parameter(torch.zeros(width))
 
     def states(
         self, backbone: Backbone, text: Segments, prefix: Prefix | None, logits: bool
@@ -51,5 +53,12 @@ class VirtualTokens(HiddenStateCompressor):
             text, prefix, slots_BKD, positions_K.expand_as(mask_BK), mask_BK, capture=self.write_layer, logits=logits
         )
         written_BKD = out.slots_BKD.float()
-        pooled_BKD = mean_by_slot(out.text_BND, without_sink(text), self.ratio)
+        score_BN = self._score(out.text_BND)
+        pooled_BKD = mean_by_slot(out.text_BND, without_sink(text) * score_BN.exp(), self.ratio)
         return written_BKD.lerp(pooled_BKD, self.pooled), out.logits_BNV
+
+    def _score(self, text_BND: Tensor) -> Tensor:
+        """Score of each token within its slot, bounded so that its exponential is."""
+        with torch.autocast(text_BND.device.type, enabled=False):
+            standard_BND = (text_BND.float() - self.writer.centre_D) / self.writer.scale_D
+            return 10 * torch.tanh(standard_BND @ self.score_D / 10)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from r3mem.compressors.spread import centre_and_spread
+
 
 class SlotWriter(nn.Module):
     """Standardise hidden states, then project them linearly (identity at the start).
@@ -15,6 +17,9 @@ class SlotWriter(nn.Module):
     Args:
         width: D, width of backbone and virtual tokens.
     """
+
+    centre_D: Tensor
+    scale_D: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -31,9 +36,7 @@ class SlotWriter(nn.Module):
 
     @torch.no_grad()
     def fit(self, states_MD: Tensor) -> None:
-        """Take centre and spread from sample states; quantiles, so that a few outliers do not set the unit."""
-        low_D, centre_D, high_D = states_MD.float().quantile(
-            torch.tensor([0.16, 0.5, 0.84], device=states_MD.device), dim=0
-        )
+        """Take centre and spread from sample states."""
+        centre_D, spread_D = centre_and_spread(states_MD)
         self.centre_D.copy_(centre_D)
-        self.scale_D.copy_(((high_D - low_D) / 2).clamp(min=1e-6))
+        self.scale_D.copy_(spread_D)

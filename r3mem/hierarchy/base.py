@@ -41,7 +41,8 @@ class MemoryTree:
     def leaves(self) -> list[Node]:
         """Nodes that no other node refines, in document order."""
         parents = {node.parent for node in self.nodes}
-        return [node for i, node in enumerate(self.nodes) if i not in parents]
+        leaves = [node for i, node in enumerate(self.nodes) if i not in parents]
+        return sorted(leaves, key=lambda node: node.start)
 
 
 class Hierarchy(ABC):

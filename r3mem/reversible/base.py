@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from r3mem.errors import ConfigError
+
 
 class Coupling(nn.Module, ABC):
     """One gain-1 step between the text stream and the memory stream (after RevNet, PAPER.md section 2).
@@ -55,6 +57,16 @@ class Coupling(nn.Module, ABC):
         Returns:
             ``text_BND``.
         """
+
+    def at_ratio(self, ratio: int) -> Coupling:
+        """This coupling for another ratio; only couplings that have learnt nothing about theirs can offer it.
+
+        Raises:
+            ConfigError: It cannot work at that ratio.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} is tied to ratio {self.ratio}: build and train a stack for ratio {ratio} instead"
+        )
 
     def exclude(self, slots_BKD: Tensor) -> Tensor:
         """Free the part of the slots that this coupling needs for itself. Nothing, unless a subclass says otherwise."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from r3mem.errors import RecallError
-from r3mem.memory import Segments
+from r3mem.memory import Segments, slots_needed
 from r3mem.reversible import corrections
 from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.position_binding import PositionBinding
@@ -140,7 +140,13 @@ class ExactText(nn.Module):
         Raises:
             RecallError: A row's tokens, corrections applied, are not the ones that were retained.
         """
-        read, _ = self.read(memory_BKD, lengths_B, int(lengths_B.max()), logits_of)
+        n_tokens, n_slots = int(lengths_B.max()), memory_BKD.shape[1]
+        if int(lengths_B.min()) < 1 or slots_needed(n_tokens, self.stack.ratio) > n_slots:
+            raise RecallError(f"the memory is damaged: its {n_slots} slots cannot hold {lengths_B.tolist()} tokens")
+        if not bool(torch.isfinite(memory_BKD).all()):
+            raise RecallError("the memory is damaged: it holds NaN or infinity; retain the text again")
+        memory_BKD = memory_BKD[:, : slots_needed(n_tokens, self.stack.ratio)]
+        read, _ = self.read(memory_BKD, lengths_B, n_tokens, logits_of)
         ids_BN = read.ids_BN.cpu()
         rows = []
         for b, (length, proof) in enumerate(zip(lengths_B.tolist(), proofs, strict=True)):

@@ -90,8 +90,8 @@ class LanguageModelPrior:
             logits_BNV = logits_of(ids_BN, mask_BN)
             if logits_BNV.shape[:2] != ids_BN.shape:
                 raise InputError(f"logits of shape {tuple(logits_BNV.shape)} for ids of shape {tuple(ids_BN.shape)}")
-            log_p_Ak = _log_probability(logits_BNV, row_A, (position_A - 1).clamp_min(0), candidates_Ak)
-            score_Ak = fit_Ak + self.weight * torch.where(predicted_A[:, None], log_p_Ak, 0.0)
+            logits_Ak = _candidate_logits(logits_BNV, row_A, (position_A - 1).clamp_min(0), candidates_Ak)
+            score_Ak = fit_Ak + self.weight * torch.where(predicted_A[:, None], logits_Ak, 0.0)
             chosen_A = candidates_Ak.gather(1, score_Ak.argmax(1, keepdim=True))[:, 0]
             if torch.equal(chosen_A, ids_BN[thin_BN]):
                 break
@@ -99,15 +99,14 @@ class LanguageModelPrior:
         return ids_BN
 
 
-def _log_probability(logits_BNV: Tensor, row_A: Tensor, position_A: Tensor, candidates_Ak: Tensor) -> Tensor:
-    """``log p`` of the candidates, from the logits at one position of one row each."""
+def _candidate_logits(logits_BNV: Tensor, row_A: Tensor, position_A: Tensor, candidates_Ak: Tensor) -> Tensor:
+    """``log p`` of the candidates less its normaliser, which all candidates of a position share: it decides nothing."""
     if int(candidates_Ak.max()) >= logits_BNV.shape[-1]:
         raise ConfigError(
             f"the language model scores {logits_BNV.shape[-1]} tokens but the table holds token "
             f"{int(candidates_Ak.max())}: use the table of the same backbone"
         )
-    logits_AV = logits_BNV[row_A, position_A].to(torch.float32)
-    log_p_Ak = logits_AV.gather(1, candidates_Ak) - logits_AV.logsumexp(-1, keepdim=True)
-    if bool(log_p_Ak.isnan().any()):
+    logits_Ak = logits_BNV[row_A[:, None], position_A[:, None], candidates_Ak].to(torch.float32)
+    if bool(logits_Ak.isnan().any()):
         raise InputError("the language model returned NaN logits: check its precision and its attention mask")
-    return log_p_Ak
+    return logits_Ak

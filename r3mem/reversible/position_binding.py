@@ -69,6 +69,12 @@ class PositionBinding(Coupling):
             self.register_buffer("_rotation_DD", rotation_DD, persistent=False)
             self.register_buffer("_projection_CD", projection_CD, persistent=False)
 
+    def at_ratio(self, ratio: int) -> PositionBinding:
+        """The same rotation, cut into more or fewer blocks; see `Coupling.at_ratio`."""
+        if self.trainable:
+            return super().at_ratio(ratio)  # type: ignore[return-value]
+        return PositionBinding(self.width, ratio, self.share, self.seed).to(self.get_buffer("_rotation_DD").device)
+
     @property
     def share_dims(self) -> int:
         """E: dimensions of a slot that carry words."""

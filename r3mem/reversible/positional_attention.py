@@ -105,8 +105,8 @@ class PositionalAttention(nn.Module):
     def _scores_to_add(
         self, seen_BS: Tensor, source_at_S: Tensor, query_at_Q: Tensor, unit: float, dtype: torch.dtype
     ) -> Tensor:
-        # A softmax over nothing is NaN, also in the gradient (torch 2.4; later ones give 0): a row without a source sees
-        # its first vector, which is 0.
+        # A softmax over nothing is NaN, also in the gradient (torch 2.4; later ones give 0): a row without a source
+        # sees its first vector, which is 0.
         nothing_B1 = ~seen_BS.any(dim=1, keepdim=True)
         seen_BS = torch.cat([seen_BS[:, :1] | nothing_B1, seen_BS[:, 1:]], dim=1)
         distance_QS = (query_at_Q[:, None] - source_at_S[None, :]).abs() / unit

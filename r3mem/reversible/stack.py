@@ -94,6 +94,14 @@ class ReversibleStack(Decoder):
                 slots_BKD = coupling.exclude(slots_BKD)
         return slots_BKD
 
+    def at_ratio(self, ratio: int) -> ReversibleStack:
+        """The same couplings for another ratio.
+
+        Raises:
+            ConfigError: One of them cannot work at that ratio.
+        """
+        return ReversibleStack([coupling.at_ratio(ratio) for coupling in self._in_order], self.invertible_backward)
+
     @property
     def share_dims(self) -> int:
         """Dimensions of the exact share of the first coupling that has one; 0 if none has."""

@@ -32,7 +32,7 @@ def cache_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def module(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast | None, texts: list[str] = TEXTS, **options: Any
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast | str | None, texts: list[str] = TEXTS, **options: Any
 ) -> DocumentsDataModule:
     path = tmp_path / "train.jsonl"
     if not path.exists():
@@ -331,13 +331,13 @@ def test_tokenizer_of_the_model_or_a_folder_is_taken(tmp_path: Path, byte_tokeni
     trainer(tmp_path, max_steps=1, enable_checkpointing=False).fit(Recorder(byte_tokenizer), datamodule=data)
     assert data.tokenizer is byte_tokenizer
     byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
-    saved = module(tmp_path, None, tokenizer=str(tmp_path / "tokenizer"))
+    saved = module(tmp_path, str(tmp_path / "tokenizer"))
     saved.setup("predict")
     assert read_back(list(saved.predict_dataloader())) == read_back(list_of(data))
     with pytest.raises(ConfigError, match="no tokenizer: pass tokenizer="):
         module(tmp_path, None).setup("fit")
     with pytest.raises(InputError, match="could not be loaded"):
-        module(tmp_path, None, tokenizer=str(tmp_path / "nothing")).setup("fit")
+        module(tmp_path, str(tmp_path / "nothing")).setup("fit")
 
 
 def list_of(data: DocumentsDataModule) -> list[SegmentBatch]:

@@ -77,7 +77,8 @@ def test_cache_is_reused_until_something_changes(tmp_path: Path, byte_tokenizer:
     assert open_token_cache(open_source(path), byte_tokenizer, root).folder == first.folder
     folders = {first.folder, open_token_cache(open_source(path), byte_tokenizer, root, max_documents=1).folder}
     folders.add(open_token_cache(open_source(path, ReadingOptions("text")), byte_tokenizer, root).folder)
-    other = type(byte_tokenizer)(tokenizer_object=byte_tokenizer.backend_tokenizer)
+    backend = byte_tokenizer.backend_tokenizer
+    other = PreTrainedTokenizerFast(tokenizer_object=type(backend).from_str(backend.to_str()))
     other.add_tokens(["one"])
     folders.add(open_token_cache(open_source(path), other, root).folder)
     write_lines(Path(path), ["one", "tow"])

@@ -104,6 +104,13 @@ def test_layouts_byte_by_byte() -> None:
     )
 
 
+def test_only_one_spelling_of_the_same_corrections_is_read() -> None:
+    assert [t.tolist() for t in unpack(bytes([SPARSE, 1, 5, 3]), 4)] == [[5], [3]]
+    for spelling in ([SPARSE, 0x81, 0x00, 5, 3], [SPARSE, 1, 0x85, 0x00, 3], [SPARSE, 1, 5, 3 | 4]):
+        with pytest.raises(RecallError):
+            unpack(bytes(spelling), 4)
+
+
 def test_dense_takes_over_exactly_where_it_is_smaller() -> None:
     ids = torch.arange(100) + 100
     sizes, modes = [], []

@@ -87,15 +87,6 @@ def test_distance_and_probability_are_weighed(confidence: float, expected: int, 
     assert prior.refine(codes_BNC, readout, ids_BN, mask_BN, model)[0, 1] == expected
 
 
-def test_probability_not_the_raw_logit_counts() -> None:
-    codes_BNC = codes((0, 9), (0.04, 0))
-    readout, ids_BN = read(codes_BNC)
-    mask_BN = torch.ones_like(ids_BN, dtype=torch.bool)
-    model = Successor({4: 1})
-    model.table_VV += 1000.0
-    assert LanguageModelPrior(sigma=0.05).refine(codes_BNC, readout, ids_BN, mask_BN, model).tolist() == [[4, 1]]
-
-
 def test_the_first_token_goes_by_distance() -> None:
     codes_BNC = codes((0.04, 0), (0, 9))
     readout, ids_BN = read(codes_BNC)

@@ -106,7 +106,9 @@ def test_a_share_of_nothing_or_everything(precision: Precision, share_dims: int)
 @pytest.mark.parametrize("size", [1e-45, 1e-38, 1e-30, 3e38])
 def test_the_ends_of_float32_stay_finite(precision: Precision, size: float) -> None:
     extreme = torch.full((1, 1, D), size)
-    stored = coordinates(quantise(extreme, precision, None, SHARE))
+    quantised = quantise(extreme, precision, None, SHARE)
+    stored = coordinates(quantised)
+    assert quantised.share_scale_BK.min() >= torch.finfo(torch.float32).tiny
     assert torch.isfinite(stored).all()
     assert ((stored - extreme).abs() <= BOUND[precision] * size + 2**-126).all()
 

@@ -61,11 +61,21 @@ def test_many_equal_rows_still_give_the_lowest(way: Method) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_rows_that_differ_by_less_than_cancellation_are_told_apart(way: Method) -> None:
-    far = torch.tensor([1000.0, 1000.0])
-    table = torch.stack([far + torch.tensor([0.02, 0.0]), far + torch.tensor([0.01, 0.0]), -far])
-    ids_M, distance_M = NearestToken(table, method=way).nearest(far[None])
-    assert ids_M.tolist() == [1]
-    torch.testing.assert_close(distance_M.double(), brute(table, far[None]).min(1).values, rtol=1e-6, atol=0)
+    offsets = 0.1 * torch.randn(300, 3, generator=torch.Generator().manual_seed(2))
+    table, codes = 1000 + offsets[:200], 1000 + offsets[200:]
+    ids_M, distance_M = NearestToken(table, method=way).nearest(codes)
+    expected = brute(table, codes).min(1)
+    assert torch.equal(ids_M, expected.indices)
+    torch.testing.assert_close(distance_M.double(), expected.values, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("k", [1, 3])
+def test_rows_that_differ_by_less_than_float32_rounding_are_told_apart(way: Method, k: int) -> None:
+    table = torch.nn.functional.normalize(torch.randn(500, 40, generator=torch.Generator().manual_seed(4)))
+    codes = 1e-8 * torch.randn(20, 40, generator=torch.Generator().manual_seed(5))
+    expected = brute(table, codes).sort(dim=1).indices[:, :k]
+    assert torch.equal(NearestToken(table, method=way).candidates(codes, k)[0], expected)
 
 
 @pytest.mark.parametrize("way", WAYS)

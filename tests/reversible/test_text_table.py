@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,6 +93,15 @@ def test_vectors_that_collide_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(text_table, "_direction", lambda *_: same * 0)
     with pytest.raises(ConfigError, match="2 of 400 embedding rows still coincide"):
         TextTable(raw)
+
+
+def test_a_moved_row_that_lands_on_another_moves_again_not_the_other() -> None:
+    table = standardised(embedding()).numpy()
+    table[3] = table[7]
+    for moved in (3, 7):
+        moved_V = np.zeros(400, np.bool_)
+        moved_V[moved] = True
+        assert text_table._near_rows(table, 0.05, moved_V, np.array([moved])) == [moved]
 
 
 def test_it_is_rebuilt_the_same_and_the_seed_matters_only_for_moved_rows() -> None:

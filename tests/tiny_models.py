@@ -1,0 +1,54 @@
+"""Random causal language models of four families, small enough for a test: 3 layers, 32 wide, 258 tokens."""
+
+from __future__ import annotations
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
+
+WIDTH, LAYERS, VOCABULARY = 32, 3, 258
+FAMILIES = ("llama", "gpt2", "qwen2", "gpt_neox")
+
+
+def _config(family: str) -> PretrainedConfig:
+    shape = {
+        "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4, "max_position_embeddings": 256, "bos_token_id": None, "eos_token_id": 256,
+        "initializer_range": 0.2,
+    }  # fmt: skip
+    if family == "gpt2":
+        return GPT2Config(
+            vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=256, bos_token_id=None,
+            eos_token_id=256, initializer_range=0.2,
+        )  # fmt: skip
+    if family == "gpt_neox":
+        return GPTNeoXConfig(**shape)
+    return {"llama": LlamaConfig, "qwen2": Qwen2Config}[family](num_key_value_heads=2, **shape)
+
+
+def tiny_model(family: str = "llama", seed: int = 0) -> PreTrainedModel:
+    """A model with random weights, biases too: a bias that stays zero would hide where it is forgotten."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(_config(family))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_(std=0.1)
+    return model.eval()
+
+
+def awaken_adapters(backbone: torch.nn.Module, seed: int = 5) -> None:
+    """Give the adapters' zero halves values, as training would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in backbone.adapter_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
