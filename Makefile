@@ -64,10 +64,9 @@ format: install ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
-bench: install ## run every script in benchmarks/ with its defaults; results go to benchmarks/results/
-	@set -e; for script in benchmarks/*.py; do \
-		case "$$script" in */_*) continue ;; esac; \
-		echo "== $$script"; $(BIN)/python "$$script"; \
+bench: install ## run the benchmarks on the embedded text; results go to runs/bench/
+	@for name in recall throughput retention; do \
+		echo "== $$name"; $(BIN)/python benchmarks/$$name.py --json runs/bench/$$name.json || exit 1; \
 	done
 
 clean: ## remove environments, caches and build output (never results or runs)

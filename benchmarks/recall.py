@@ -11,15 +11,14 @@ import time
 from typing import Any
 
 import torch
+from autoregressive import autoregressive_rows
+from harness import console, documents, name_of, parser, run, start, table, write
+from rich.progress import track
 
-import harness  # noqa: F401, I001  # Puts the project root on the path.
-from benchmarks.autoregressive import autoregressive_rows
-from benchmarks.harness import console, documents, name_of, parser, run, start, table, write
 from r3mem import Backbone, ConfigError, R3Mem, Segments
 from r3mem.compressors import MeanPool
 from r3mem.memory import slots_needed
 from r3mem.reversible import AttentionCoupling, Coupling, PositionBinding, ReversibleStack, TransformerCoupling
-from r3mem.reversible.quantise import dequantise, quantise
 
 SEGMENT = 256
 COLUMNS = (
@@ -81,7 +80,9 @@ def inverse_rows(model: R3Mem, rows: list[list[int]], seed: int) -> list[dict[st
                     for name, p in stack.named_parameters():
                         # Zero output projections would make the couplings identities and the test empty.
                         if p.abs().max() == 0:
-                            p.normal_(std=1 / math.sqrt(p.shape[-1]), generator=torch.Generator().manual_seed(len(name)))
+                            p.normal_(
+                                std=1 / math.sqrt(p.shape[-1]), generator=torch.Generator().manual_seed(len(name))
+                            )
                     u_BND = model.exact.stream(text).to(dtype)
                     v_BKD = torch.randn(len(u_BND), slots_needed(u_BND.shape[1], ratio), width, dtype=dtype)
                     residual_BND, memory_BKD = stack.retain(u_BND, v_BKD, text.lengths_B)
@@ -100,25 +101,26 @@ def main() -> None:
     p = parser("Free-running exact match of recalled segments", [16, 8, 32, 64, 128])
     p.add_argument("--segments", type=int, default=256, help=f"segments of {SEGMENT} tokens of each text")
     p.add_argument("--curve-segments", type=int, default=32, help="segments of each text at the other ratios")
-    p.add_argument("--decoder-tokens", type=int, default=0, help="tokens to train the autoregressive decoder on; 0 leaves it out")
+    p.add_argument(
+        "--decoder-tokens", type=int, default=0, help="tokens to train the autoregressive decoder on; 0 leaves it out"
+    )
     args = start(p)
     backbone = Backbone(args.backbone, args.dtype, lora_rank=0)
     first = args.ratio[0]
     model = R3Mem(backbone, MeanPool(backbone.width, first), ReversibleStack([PositionBinding(backbone.width, first)]))
     model.calibrate(segments=16)
     rows: list[dict[str, Any]] = []
-    for path in [*args.text, *([] if "random" in args.text else ["random"])]:
+    for path in track([*args.text, *([] if "random" in args.text else ["random"])], "recall", console=console):
         text = name_of(path)
-        try:
-            kept = segments_of(path, model, args.segments, args.seed)
-            for ratio in args.ratio:
+        kept = segments_of(path, model, args.segments, args.seed)
+        for ratio in args.ratio:
+            try:
                 model.set_ratio(ratio)
-                for precision in ("float16", "int8"):
-                    part = kept if ratio == first else kept[: args.curve_segments]
-                    rows.append(recall_row(model, text, part, precision))
-                    console.print({k: rows[-1][k] for k in ("text", "ratio", "precision", "exact_match", "seconds")})
-        except ConfigError as error:
-            console.print(f"{text}: {error}")
+            except ConfigError as error:
+                console.print(f"ratio {ratio}: {error}")
+                continue
+            for precision in ("float16", "int8"):
+                rows.append(recall_row(model, text, kept if ratio == first else kept[: args.curve_segments], precision))
     table(f"Recall of {SEGMENT}-token segments", rows, COLUMNS)
     model.set_ratio(first)
     inverse = inverse_rows(model, segments_of("random", model, 4, args.seed), args.seed)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import console, documents, name_of, parser, peak_mib, run, start, table, write
+from retention_training import HISTORY, WINDOW, Trained, View, build, loss_of, mixed, train
 
-import harness  # noqa: F401, I001  # Puts the project root on the path.
-from benchmarks.harness import console, documents, name_of, parser, peak_mib, run, start, table, write
-from benchmarks.retention_training import HISTORY, WINDOW, View, build, loss_of, mixed, train
 from r3mem import InputError, MemoryState, R3Mem, Segments
+from r3mem.objectives import forward_nll
 
 METHODS = ("raw", "virtual_tokens", "mean_pool")
 COLUMNS = (
@@ -60,46 +60,59 @@ def nll_control(model: R3Mem, ratio: int, windows: list[list[int]], other: bool,
             slots_BKD = drawn * state.slots_BKD.std((0, 1)) + state.slots_BKD.mean((0, 1))
             state = MemoryState(slots_BKD, lengths_B, ratio)
         text = Segments(ids_BN[:, HISTORY:], torch.full((len(ids_BN),), ids_BN.shape[1] - HISTORY).to(lengths_B))
-        from r3mem.objectives import forward_nll
-
         t, n = forward_nll(model.likelihood(text, state), text, text.lengths_B > 0)
         total, count = total + float(t), count + float(n)
     return total / count
 
 
 @torch.no_grad()
-def streaming(memory: R3Mem, raw: R3Mem, texts: list[list[int]], ratio: int, longest: int) -> list[dict[str, Any]]:
-    """NLL by position in long documents: segments of ``HISTORY`` tokens, each read with the memory of all before it,
-    with as many raw tokens as the memory has positions, and with nothing."""
-    memory.set_ratio(ratio)
-    recent, rows = HISTORY // ratio, []
+def streaming(
+    memory: R3Mem, raw: R3Mem, texts: list[list[int]], ratios: list[int], longest: int
+) -> list[dict[str, Any]]:
+    """NLL by position in long documents, of segments of ``HISTORY`` tokens.
+
+    Each segment is read with the memory of all before it (``nll_memory``), with as many raw tokens as that memory has
+    positions (``nll_last_n``), and with nothing.
+    """
     n_segments = min(longest // HISTORY, min(len(ids) for ids in texts) // HISTORY)
     ids_BM = torch.tensor([ids[: n_segments * HISTORY] for ids in texts], device=memory.backbone.device)
     lengths_B = torch.full((len(texts),), HISTORY, device=ids_BM.device)
-    from r3mem.objectives import forward_nll
+    everyone_B = lengths_B > 0
+    pieces = [Segments(ids_BM[:, t * HISTORY : (t + 1) * HISTORY], lengths_B) for t in range(n_segments)]
 
-    state = None
-    for t in range(n_segments):
-        text = Segments(ids_BM[:, t * HISTORY : (t + 1) * HISTORY], lengths_B)
-        step = memory.step(text, state)
-        assert step.logits_BNV is not None
-        if t:
+    def mean(logits_BNV: torch.Tensor, text: Segments) -> float:
+        total, count = forward_nll(logits_BNV, text, everyone_B)
+        return float(total / count)
+
+    nothing = [mean(raw.likelihood(text), text) for text in pieces]
+    rows = []
+    for ratio in ratios:
+        memory.set_ratio(ratio)
+        recent, state = HISTORY // ratio, None
+        for t, text in enumerate(pieces):
+            step = memory.step(text, state, logits=t > 0)
+            state = step.state
+            if step.logits_BNV is None:
+                continue
             longer = Segments(ids_BM[:, t * HISTORY - recent : (t + 1) * HISTORY], lengths_B + recent)
-            everyone_B = lengths_B > 0
-            scores = {
-                "nll_nothing": forward_nll(raw.likelihood(text), text, everyone_B),
-                "nll_memory": forward_nll(step.logits_BNV, text, everyone_B),
-                "nll_last_n": forward_nll(raw.likelihood(longer)[:, recent:], text, everyone_B),
-            }
-            rows.append({"position": t * HISTORY, "ratio": ratio, **{k: float(s / n) for k, (s, n) in scores.items()}})
-        state = step.state
+            rows.append({
+                "position": t * HISTORY, "ratio": ratio, "nll_nothing": nothing[t],
+                "nll_memory": mean(step.logits_BNV, text),
+                "nll_last_n": mean(raw.likelihood(longer)[:, recent:], text),
+            })  # fmt: skip
     return rows
 
 
 def main() -> None:
     """Train what has not been trained, evaluate everything on held-out text, print and write."""
     p = parser("Retained gain of a memory on held-out text", [4, 8, 16])
-    p.add_argument("--train", nargs="+", default=None, metavar="PATH", help="text to train on; every fifth document of --text is held out if left out")
+    p.add_argument(
+        "--train",
+        nargs="+",
+        default=None,
+        metavar="PATH",
+        help="text to train on; every fifth document of --text is held out if left out",
+    )
     p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="what to train")
     p.add_argument("--train-tokens", type=int, default=200_000, help="tokens of windows that each method reads")
     p.add_argument("--train-only", action="store_true", help="train and save, do not evaluate")
@@ -112,7 +125,9 @@ def main() -> None:
     p.add_argument("--share", type=float, default=0.25, help="exact share of a slot")
     p.add_argument("--stream-tokens", type=int, default=16384, help="length of the streamed documents")
     p.add_argument("--stream-documents", type=int, default=2, help="streamed documents of each text; 0 for none")
-    p.add_argument("--save", type=Path, default=None, metavar="DIR", help="keep trained models here, and use those found")
+    p.add_argument(
+        "--save", type=Path, default=None, metavar="DIR", help="keep trained models here, and use those found"
+    )
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to run")
     args = start(p)
     if "raw" not in args.methods and not args.train_only:
@@ -135,7 +150,9 @@ def main() -> None:
                     training += windows_of([ids for i, ids in enumerate(texts) if i % 5], WINDOW, 10**6)
                     texts = texts[::5]
                 held[name_of(path)] = windows_of(texts, WINDOW, args.passages)
-                long_texts[name_of(path)] = [ids for ids in texts if len(ids) >= args.stream_tokens][: args.stream_documents]
+                long_texts[name_of(path)] = [ids for ids in texts if len(ids) >= args.stream_tokens][
+                    : args.stream_documents
+                ]
             for path in args.train or []:
                 budget = 4 * args.train_tokens // len(args.train)
                 training += windows_of(documents(path, model.backbone, budget, skip=5000, least=WINDOW), WINDOW, 10**6)
@@ -152,34 +169,35 @@ def main() -> None:
         raw = models["raw"]
         nothing, full = nll(raw, View(0), windows), nll(raw, View(HISTORY), windows)
 
-        def row(method: str, ratio: int, value: float, cost: str, **more: Any) -> dict[str, Any]:
-            last_n = nll(raw, View(HISTORY // ratio), windows)  # noqa: B023
-            gain = nothing - full  # noqa: B023
+        gain = nothing - full
+        last_n = {r: nll(raw, View(HISTORY // r), windows) for r in args.ratio}
+        shared = {"text": text, "nll_nothing": nothing, "nll_full": full, "passages": len(windows)}
+
+        def scored(ratio: int, value: float, cost: Trained, **more: Any) -> dict[str, Any]:
+            kept = {"retained_gain": (nothing - value) / gain, "gain_last_n": (nothing - last_n[ratio]) / gain}  # noqa: B023
+            spent = {"train_seconds": round(cost.train_seconds), "train_tokens": cost.train_tokens}
             return {
-                "text": text, "method": method, "ratio": ratio, "nll_nothing": nothing, "nll_memory": value,  # noqa: B023
-                "nll_last_n": last_n, "nll_full": full, "retained_gain": (nothing - value) / gain,  # noqa: B023
-                "gain_last_n": (nothing - last_n) / gain, "positions": HISTORY // ratio,  # noqa: B023
-                "passages": len(windows), "train_seconds": round(costs[cost].train_seconds),  # noqa: B023
-                "train_tokens": costs[cost].train_tokens, "parameters": costs[cost].parameters, **more,
+                **shared, **more, "ratio": ratio, "positions": HISTORY // ratio, "nll_memory": value,  # noqa: B023
+                "nll_last_n": last_n[ratio], **kept, **spent, "parameters": cost.parameters,  # noqa: B023
             }  # fmt: skip
 
         for ratio in args.ratio:
             for method in [m for m in args.methods if m != "raw"]:
-                model, mix = models[method], mixed(ratio)
-                rows.append(row(method, ratio, nll(model, View(0, ratio), windows), method))
-                rows.append(row(f"{method} + recent", ratio, nll(model, mix, windows), method, recent=mix.recent, memory_ratio=mix.ratio))
+                model, mix, cost = models[method], mixed(ratio), costs[method]
+                rows.append(scored(ratio, nll(model, View(0, ratio), windows), cost, method=method))
+                with_recent = nll(model, mix, windows)
+                more = {"method": f"{method} + recent", "recent": mix.recent, "memory_ratio": mix.ratio}
+                rows.append(scored(ratio, with_recent, cost, **more))
                 if method == "virtual_tokens":
                     for name, other in (("another passage's memory", True), ("random memory", False)):
-                        rows.append(row(name, ratio, nll_control(model, ratio, windows, other, args.seed), method))
+                        value = nll_control(model, ratio, windows, other, args.seed)
+                        rows.append(scored(ratio, value, cost, method=name))
         if "virtual_tokens" in models and args.stream_documents and long_texts[text]:
-            for ratio in args.ratio:
-                found = streaming(models["virtual_tokens"], raw, long_texts[text], ratio, args.stream_tokens)
-                streams += [{"text": text, **r} for r in found]
+            found = streaming(models["virtual_tokens"], raw, long_texts[text], args.ratio, args.stream_tokens)
+            streams += [{"text": text, **r} for r in found]
     table("Retained gain, 256 tokens after 512 tokens of history (held out)", rows, COLUMNS)
-    console.print(
-        f"perplexity nothing/full: { {r['text']: (round(math.exp(r['nll_nothing']), 1), round(math.exp(r['nll_full']), 1)) for r in rows} }; "
-        f"peak memory {peak_mib():,.0f} MiB"
-    )
+    bounds = {r["text"]: [round(math.exp(r[k]), 1) for k in ("nll_nothing", "nll_full")] for r in rows}
+    console.print(f"perplexity nothing, full: {bounds}; peak memory {peak_mib():,.0f} MiB")
     if streams:
         summary = []
         for text, ratio in dict.fromkeys((r["text"], r["ratio"]) for r in streams):

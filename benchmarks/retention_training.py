@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.harness import console
 from r3mem import Backbone, MemoryState, R3Mem, Segments
 from r3mem.compressors import MeanPool, VirtualTokens
 from r3mem.objectives import forward_nll

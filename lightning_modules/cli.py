@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import os
+import pydoc
 import re
 import sys
 import warnings
@@ -20,12 +22,15 @@ from typing import Any, NoReturn
 
 # Lightning prints its advice about `srun` on every run of a machine that has SLURM's client.
 os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
+# Lightning uses what newer versions of jsonargparse call deprecated.
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 import jsonargparse
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from lightning_modules.callbacks import ExportAdapter, MemoryWriter, Throughput
 from lightning_modules.memory_module import MemoryModule
@@ -46,6 +51,16 @@ QUIET = (
 )
 
 
+# What jsonargparse says of a name that nothing has; the wording is that of newer versions, then of older ones.
+UNKNOWN = (
+    r"class_path '(?P<owner>[\w.]+)': Option '(?P<name>[\w.]+)' is not accepted",
+    r"does not accept option '(?P<name>[\w.]+)'",
+    r"class_path '(?P<owner>[\w.]+)'.*?Key '(?P<name>[\w.]+)' is not expected",
+    r"Key '(?P<name>[\w.]+)' is not expected",
+    r"does not accept nested key '(?P<name>[\w.]+)'",
+)
+
+
 class Parser(LightningArgumentParser):
     """Says in one line what is wrong with the settings, and what would be right."""
 
@@ -53,21 +68,27 @@ class Parser(LightningArgumentParser):
         """Print one line and leave with exit code 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        parser = getattr(ex, "subcommand_parser", None) or self
-        print(f"r3mem: {self._in_short(message)}; see `{_program(parser)} --help`", file=sys.stderr)
+        program = str((getattr(ex, "subcommand_parser", None) or self).prog).replace(" [options]", "")
+        print(f"r3mem: {self._in_short(message)}; see `{program} --help`", file=sys.stderr)
         self.exit(2)
 
     def _in_short(self, message: str) -> str:
-        unknown = re.findall(
-            r"(?:Key|Group) ['\"]?([\w.]+)['\"]? (?:is not expected|does not accept nested key '[^']+')", message
-        )
-        if unknown:
-            name = unknown[-1].split(".")[-1]
-            known = _names(self)
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f", did you mean {close[0]!r}?" if close else ": remove it or correct its name"
-            return f"unknown setting {unknown[-1]!r}{hint}"
-        return " ".join(message.split())
+        message = " ".join(message.split())
+        for pattern in UNKNOWN:
+            found = re.search(pattern, message)
+            if found is None:
+                continue
+            name, owner = found["name"], found.groupdict().get("owner")
+            place = re.search(r'Parser key "([\w.]+)"', message)
+            where = f" in {place[1]} ({owner})" if place and owner else ""
+            known = _names_of_class(owner) if owner else _names_of_parser(self)
+            wrong = name.split(".")[0 if owner else -1]
+            near = difflib.get_close_matches(wrong, [n.rpartition(".")[2] for n in known], n=1)
+            advice = f"did you mean {near[0]!r}?" if near else "remove it or correct its name"
+            if not near and owner and known:
+                advice = f"it takes {', '.join(known)}"
+            return f"unknown setting {name!r}{where}: {advice}"
+        return message
 
 
 class CLI(LightningCLI):
@@ -121,6 +142,9 @@ def main(args: ArgsType = None) -> None:
     """
     for pattern in QUIET:
         warnings.filterwarnings("ignore", message=pattern)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in str(record.msg)
+    )
     try:
         CLI(
             MemoryModule,
@@ -142,10 +166,10 @@ def main(args: ArgsType = None) -> None:
             parser_kwargs={"parser_mode": _parser_mode()},
             args=args,
         )
-    except (R3MemError, MisconfigurationException) as error:
+    except (R3MemError, MisconfigurationException, OmegaConfBaseException) as error:
         if os.environ.get("R3MEM_TRACEBACK"):
             raise
-        print(f"r3mem: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"r3mem: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -162,12 +186,23 @@ def _parser_mode() -> str:
     return "omegaconf+"
 
 
-def _program(parser: Any) -> str:
-    return str(parser.prog).replace(" [options]", "")
+def _one_line(error: Exception) -> str:
+    line = " ".join(str(error).split())
+    missing = re.search(r"resolved to '(?:\w+\.)?([^']+)'.*full_key: (?:\w+\.)?(\S+)", line)
+    if isinstance(error, InterpolationKeyError) and missing:
+        return f"{missing[2]} refers to {missing[1]!r}, which is not there: correct it, or add a file that has it"
+    return line
 
 
-def _names(parser: Any) -> list[str]:
-    return sorted({part for action in parser._actions for part in str(action.dest).split(".")})
+def _names_of_parser(parser: jsonargparse.ArgumentParser) -> list[str]:
+    nested = [a.choices.values() for a in parser._actions if isinstance(a.choices, dict)]
+    below = [name for parsers in nested for p in parsers for name in _names_of_parser(p)]
+    return sorted({str(action.dest) for action in parser._actions} | set(below))
+
+
+def _names_of_class(path: str) -> list[str]:
+    found = pydoc.locate(path)
+    return list(inspect.signature(found).parameters) if inspect.isclass(found) else []
 
 
 if __name__ == "__main__":

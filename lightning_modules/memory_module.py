@@ -317,7 +317,7 @@ class MemoryModule(LightningModule):
         if about["backbone"] != self.backbone.fingerprint:
             raise FingerprintError(
                 f"this checkpoint belongs to backbone {about['backbone']}, but {self.backbone.name} is "
-                f"{self.backbone.fingerprint}: set model.backbone.name to the one it was trained on"
+                f"{self.backbone.fingerprint}: set model.backbone.init_args.name to the one it was trained on"
             )
         if "state_dict" in checkpoint:  # DeepSpeed restores the weights by itself.
             saving.load_own_state(self.model, checkpoint["state_dict"])

@@ -199,8 +199,8 @@ class Backbone(nn.Module):
         return self._fingerprint
 
     def adapter_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and values of the trainable adapters."""
-        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+        """Names and values of the adapters, frozen or not."""
+        return ((name, p) for name, p in self.model.named_parameters() if ".lora_" in name)
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:

@@ -38,7 +38,7 @@ def build(description: Description, expected: type) -> Any:
     """The component that :func:`describe` described.
 
     Raises:
-        ConfigError: The class cannot be imported or is not of the expected kind.
+        ConfigError: The class cannot be imported, is not of the expected kind or takes other arguments.
     """
     module_name, _, class_name = description["class_path"].rpartition(".")
     try:
@@ -49,7 +49,15 @@ def build(description: Description, expected: type) -> Any:
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, expected)):
         raise ConfigError(f"{description['class_path']} is not a {expected.__name__}")
-    return cls(**{name: _rebuilt(value) for name, value in description["init_args"].items()})
+    arguments = {name: _rebuilt(value) for name, value in description["init_args"].items()}
+    try:
+        inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(
+            f"{description['class_path']} takes other arguments here than where it was described ({error}): "
+            "use the version that described it"
+        ) from error
+    return cls(**arguments)
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -69,4 +77,6 @@ def _rebuilt(value: Any) -> Any:
         return [_rebuilt(item) for item in value]
     if isinstance(value, dict) and set(value) == {"class_path", "init_args"}:
         return build(value, object)
+    if isinstance(value, dict):
+        return {key: _rebuilt(item) for key, item in value.items()}
     return value

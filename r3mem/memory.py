@@ -6,7 +6,6 @@ Shape legend: B batch, N text tokens, T segments of one text, K virtual tokens, 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,15 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from r3mem.errors import FingerprintError, InputError
+from r3mem.tensor_file import write_tensors
 
 FORMAT = 1
+PARTS = {
+    "data", "share_scale", "rest_scale", "lengths", "digests", "wrong", "corrections", "correction_bytes",
+}  # fmt: skip
 
 
 def slots_needed(n_tokens: int, ratio: int) -> int:
@@ -198,10 +200,11 @@ class Memory:
 
     def last(self) -> Memory:
         """The last record alone: all that the next segment needs."""
+        n_slots = slots_needed(int(self.lengths_T[-1]), self.ratio)
         return Memory(
-            self.data_TKD[-1:], self.share_scale_TK[-1:], self.rest_scale_TK[-1:], self.precision, self.share_dims,
-            self.lengths_T[-1:], self.ratio, self.corrections[-1:], self.digests[-1:], self.fingerprint,
-            self.wrong[-1:],
+            self.data_TKD[-1:, :n_slots], self.share_scale_TK[-1:, :n_slots], self.rest_scale_TK[-1:, :n_slots],
+            self.precision, self.share_dims, self.lengths_T[-1:], self.ratio, self.corrections[-1:],
+            self.digests[-1:], self.fingerprint, self.wrong[-1:],
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
@@ -223,12 +226,9 @@ class Memory:
             "ratio": str(self.ratio), "fingerprint": json.dumps(self.fingerprint),
         }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
-        # In a folder of its own, so that the file gets the user's usual permissions.
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
             written = Path(scratch) / "memory"
-            save_file(tensors, written, metadata=about)
-            with written.open("rb+") as file:
-                os.fsync(file.fileno())
+            write_tensors(tensors, written, about)
             written.replace(path)
 
     @classmethod
@@ -254,6 +254,9 @@ class Memory:
                 t = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise InputError(f"memory {path}: not a whole safetensors file ({error}); it may be truncated") from error
+        missing = sorted(PARTS - set(t))
+        if missing:
+            raise InputError(f"memory {path}: {', '.join(missing)} missing; retain the text again")
         packed = t["corrections"].to(torch.uint8).numpy().tobytes()
         sizes, pieces, at = t["correction_bytes"].tolist(), [], 0
         for size in sizes:

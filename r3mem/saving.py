@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from r3mem.backbone import Backbone
@@ -20,6 +20,7 @@ from r3mem.errors import FingerprintError, InputError
 from r3mem.hierarchy import Hierarchy
 from r3mem.reversible import ReversibleStack
 from r3mem.reversible.language_prior import LanguageModelPrior
+from r3mem.tensor_file import write_tensors
 
 if TYPE_CHECKING:
     from r3mem.model import R3Mem
@@ -81,7 +82,7 @@ def save(model: R3Mem, folder: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         tensors = {name: t.cpu().contiguous() for name, t in own_state(model).items()}
-        save_file(tensors, scratch / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(tensors, scratch / WEIGHTS, {"format": "pt"})
         (scratch / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         folder.mkdir(exist_ok=True)
         # Weights first: without the description next to them they are not taken for a model.

@@ -61,7 +61,9 @@ def some_prefix(n_batch: int, layer: int, empty_rows: tuple[int, ...] = ()) -> P
 
 def row_of(prefix: Prefix, b: int) -> Prefix:
     one = slice(b, b + 1)
-    return Prefix(prefix.states_BPD[one], prefix.mask_BP[one], prefix.positions_BP[one], prefix.start_B[one], prefix.layer)
+    return Prefix(
+        prefix.states_BPD[one], prefix.mask_BP[one], prefix.positions_BP[one], prefix.start_B[one], prefix.layer
+    )
 
 
 @torch.no_grad()
@@ -115,6 +117,22 @@ def test_prefix_at_the_input_is_an_inputs_embeds_pass(backbone: Backbone) -> Non
         position_ids=torch.cat([prefix.positions_BP, prefix.start_B[:, None] + torch.arange(6)], 1),
     ).logits
     torch.testing.assert_close(backbone(full(ids_BN), prefix).logits_BNV, by_hand_BSV[:, 4:], atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_slots_stand_behind_the_text_where_they_are_told(backbone: Backbone) -> None:
+    prefix, ids_BN = some_prefix(2, 0), random_ids(2, 6)
+    slots_BKD = torch.randn(2, 2, WIDTH, generator=torch.Generator().manual_seed(1))
+    positions_BK, used_BK = torch.tensor([[1, 4]]).expand(2, -1), torch.ones(2, 2, dtype=torch.bool)
+    out = backbone(full(ids_BN), prefix, slots_BKD, positions_BK, used_BK, capture=2)
+    start_B1 = prefix.start_B[:, None]
+    by_hand_BSD = backbone.model(
+        inputs_embeds=torch.cat([prefix.states_BPD, backbone.embed(ids_BN), slots_BKD], 1),
+        attention_mask=torch.cat([prefix.mask_BP, torch.ones(2, 8, dtype=torch.bool)], 1).long(),
+        position_ids=torch.cat([prefix.positions_BP, start_B1 + torch.arange(6), start_B1 + positions_BK], 1),
+        output_hidden_states=True,
+    ).hidden_states[2]
+    torch.testing.assert_close(out.slots_BKD, by_hand_BSD[:, 10:], atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
-"""Random causal language models of four families, small enough for a test: 3 layers, 32 wide, 258 tokens."""
+"""Models small enough for a test: random language models of four families (3 layers, 32 wide, 258 tokens) and R3Mem."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from transformers import (
@@ -13,7 +15,14 @@ from transformers import (
     Qwen2Config,
 )
 
+from r3mem import Backbone, Memory, R3Mem
+from r3mem.compressors import VirtualTokens
+from r3mem.hierarchy import Flat
+from r3mem.reversible import PositionBinding, ReversibleStack
+
 WIDTH, LAYERS, VOCABULARY = 32, 3, 258
+RATIO, SEGMENT = 4, 16
+TEXT = "Sir Launcelot forthwith drew his sword -- naïve, 24 € -- and spake 漢字.\n"
 FAMILIES = ("llama", "gpt2", "qwen2", "gpt_neox")
 
 
@@ -45,10 +54,30 @@ def tiny_model(family: str = "llama", seed: int = 0) -> PreTrainedModel:
     return model.eval()
 
 
-def awaken_adapters(backbone: torch.nn.Module, seed: int = 5) -> None:
+def awaken_adapters(backbone: Backbone, seed: int = 5) -> None:
     """Give the adapters' zero halves values, as training would."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in backbone.adapter_parameters():
             if "lora_B" in name:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def tiny_r3mem(backbone: Backbone, ratio: int = RATIO, share: float = 0.5, **options: Any) -> R3Mem:
+    """A model around a tiny backbone: segments of 16 tokens, half of every slot for the words."""
+    return R3Mem(
+        backbone,
+        VirtualTokens(WIDTH, ratio, write_layer=2, read_layer=1),
+        ReversibleStack([PositionBinding(WIDTH, ratio, share)]),
+        Flat(SEGMENT),
+        **options,
+    )
+
+
+def same_memory(first: Memory, second: Memory) -> bool:
+    """Whether two memories are equal bit for bit."""
+    fields = ("precision", "share_dims", "ratio", "corrections", "digests", "fingerprint", "wrong")
+    tensors = ("data_TKD", "share_scale_TK", "rest_scale_TK", "lengths_T")
+    return all(getattr(first, f) == getattr(second, f) for f in fields) and all(
+        torch.equal(getattr(first, t), getattr(second, t)) for t in tensors
+    )

@@ -19,9 +19,9 @@ class VirtualTokens(HiddenStateCompressor):
     """Write slots that attend to the memory and to the whole segment (DESIGN 3.1; recurrence as in 2207.06881).
 
     A slot starts as the mean of the embeddings it covers plus a learned vector, and stands at the position of their
-    centre. ``pooled`` mixes in a weighted mean of the covered tokens' states at the write layer: a start that can be read
-    at once, from which the slots learn what the mean cannot hold. The weights are a softmax of a learned score, equal
-    at the start, so that a slot can come to stand for its most telling token.
+    centre. ``pooled`` mixes in a weighted mean of the covered tokens' states at the write layer: a start that can be
+    read at once, from which the slots learn what the mean cannot hold. The weights are a softmax of a learned score,
+    equal at the start, so that a slot can come to stand for its most telling token.
 
     Args:
         width: D, width of the backbone.

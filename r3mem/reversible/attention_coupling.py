@@ -39,7 +39,7 @@ class AttentionCoupling(Coupling):
         super().__init__()
         if ratio < 1:
             raise ConfigError(f"ratio must be at least 1, got {ratio}")
-        self.ratio = ratio
+        self.width, self.ratio, self.dim, self.heads, self.dropout = width, ratio, dim, heads, dropout
         self.slots_read_text = PositionalAttention(width, dim, heads, dropout)
         self.tokens_read_slots = PositionalAttention(width, dim, heads, dropout)
 

@@ -21,6 +21,7 @@ class Coupling(nn.Module, ABC):
 
     What a subclass has to keep, and what ``tests/battery/coupling.py`` checks:
 
+    - Each constructor argument is stored in an attribute of the same name: saving and fingerprints depend on it.
     - ``to_memory`` depends on the text alone and ``to_text`` on the memory alone.
     - Positions at or beyond a row's length contribute nothing, even if they hold NaN. Slots from
       ``ceil(length / ratio)`` on and tokens from ``length`` on get exactly 0. A row of length 0 gets zeros.

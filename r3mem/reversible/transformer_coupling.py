@@ -59,7 +59,8 @@ class TransformerCoupling(Coupling):
         hidden = 4 * dim if hidden is None else hidden
         if ratio < 1 or hidden < 1:
             raise ConfigError(f"ratio and hidden must be at least 1, got {ratio} and {hidden}")
-        self.ratio = ratio
+        self.width, self.ratio, self.dim, self.heads = width, ratio, dim, heads
+        self.hidden, self.dropout = hidden, dropout
         self.attention = PositionalAttention(width, dim, heads, dropout, local=False)
         self.feed_forward = SlotFeedForward(width, ratio, hidden, dropout)
 

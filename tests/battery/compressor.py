@@ -184,9 +184,11 @@ class HiddenStateBattery(CompressorBattery):
     """For subclasses of ``HiddenStateCompressor``; ``build`` also takes ``write_layer`` and ``read_layer``."""
 
     @torch.no_grad()
-    @pytest.mark.parametrize("read_layer", [0, 1])
-    def test_calibration_reads_slots_as_what_they_cover(self, backbone: Backbone, read_layer: int) -> None:
-        compressor = self.build(ratio=RATIO, read_layer=read_layer)
+    @pytest.mark.parametrize(("write_layer", "read_layer"), [(1, 0), (2, 1)])
+    def test_calibration_reads_slots_as_what_they_cover(
+        self, backbone: Backbone, write_layer: int, read_layer: int
+    ) -> None:
+        compressor = self.build(ratio=RATIO, write_layer=write_layer, read_layer=read_layer)
         sample, fresh = random_text([32] * 128), random_text([32] * 8, seed=9)
 
         def error() -> float:

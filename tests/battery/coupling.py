@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from r3mem.components import build, describe
 from r3mem.memory import slots_needed
 from r3mem.reversible import Coupling, ReversibleStack
 
@@ -79,6 +80,13 @@ class CouplingBattery:
         assert written_BKD.shape == memory_BKD.shape and read_BND.shape == text_BND.shape
         assert written_BKD.dtype == read_BND.dtype == dtype
         assert written_BKD[0].abs().sum() > 0 and read_BND[0].abs().sum() > 0
+
+    def test_described_and_built_again(self, dtype: torch.dtype) -> None:
+        coupling = self.new(dtype)
+        again = build(describe(coupling), Coupling).to(dtype)
+        again.load_state_dict(coupling.state_dict())
+        streams = self.streams(coupling, dtype)
+        torch.testing.assert_close(self.both(again, *streams), self.both(coupling, *streams), atol=0, rtol=0)
 
     def test_start(self) -> None:
         coupling = self.new(awake=False)

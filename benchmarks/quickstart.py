@@ -1,0 +1,187 @@
+"""Train for a few minutes on the prose that every Python carries, then show what the memory keeps of unseen text.
+
+Shape legend: B batch, N text tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from harness import ROOT, console, run, table, write
+
+HISTORY, CONTINUATION = 512, 256
+RATIOS = (8, 16, 32, 64)
+CONFIG = ROOT / "configs" / "experiment" / "quickstart.yaml"
+COLUMNS = (
+    "ratio", "positions", "recall_exact_match", "correction_bits_per_token", "ppl_nothing", "ppl_memory",
+    "ppl_last_n", "ppl_full", "memory_bytes", "text_bytes", "retain_tokens_per_s", "recall_tokens_per_s",
+)  # fmt: skip
+
+
+def trained(folder: Path, extra: list[str]) -> Path:
+    """Folder of the trained model; trains it with ``r3mem fit`` where there is none."""
+    done = sorted(folder.rglob("r3mem.json"))
+    if done:
+        console.print(f"trained before: {done[-1].parent.relative_to(ROOT)} (delete the folder to train again)")
+        return done[-1].parent
+    from lightning_modules.cli import main as r3mem
+
+    command = ["fit", "--config", str(CONFIG), "--trainer.default_root_dir", str(folder), *extra]
+    console.print(f"$ r3mem {' '.join(command)}", highlight=False)
+    r3mem(command)
+    return sorted(folder.rglob("r3mem.json"))[-1].parent
+
+
+def held_out(tokenizer: Any, most: int) -> list[list[int]]:
+    """Windows of history and continuation from the test documents of the configuration's own split."""
+    import yaml
+
+    from datamodules.documents import DocumentsDataModule
+
+    given = yaml.safe_load(CONFIG.read_text())["data"]["init_args"]
+    data = DocumentsDataModule(**{**given, "tokenizer": tokenizer})
+    data.setup("test")
+    corpus, size = data.documents("test"), HISTORY + CONTINUATION
+    starts = [(d, s) for d, n in enumerate(corpus.lengths.tolist()) for s in range(0, n - size + 1, size)]
+    return [corpus.read(d, s, s + size).tolist() for d, s in starts][:most]
+
+
+def measure(model: Any, windows: list[list[int]], ratio: int) -> dict[str, Any]:
+    """One row of the table: recall, corrections, perplexities, sizes and speeds at one ratio."""
+    import torch
+
+    from r3mem import Segments
+    from r3mem.objectives import forward_nll
+
+    model.set_ratio(ratio)
+    histories = [w[:HISTORY] for w in windows]
+    began = time.perf_counter()
+    memories = model.retain(histories)
+    retained = time.perf_counter() - began
+    began = time.perf_counter()
+    texts = [model.recall_ids(memory) for memory in memories]
+    recalled = time.perf_counter() - began
+    if texts != histories:
+        raise RuntimeError("recall with corrections returned another text")
+    text = Segments.pad([w[HISTORY:] for w in windows])
+    everyone_B = text.lengths_B > 0
+    recent = HISTORY // ratio
+
+    def perplexity(logits_BNV: torch.Tensor) -> float:
+        total, count = forward_nll(logits_BNV, text, everyone_B)
+        return math.exp(float(total / count))
+
+    def after(n: int) -> float:
+        return perplexity(model.likelihood(Segments.pad([w[HISTORY - n :] for w in windows]))[:, n:])
+
+    with torch.no_grad():
+        state = [model.state(memory) for memory in memories]
+        joined = type(state[0])(torch.cat([s.slots_BKD for s in state]), torch.cat([s.lengths_B for s in state]), ratio)
+        tokens = len(windows) * HISTORY
+        return {
+            "ratio": ratio, "positions": memories[0].n_slots,
+            "recall_exact_match": sum(not any(m.wrong) for m in memories) / len(memories),
+            "correction_bits_per_token": sum(m.correction_bits for m in memories) / tokens,
+            "ppl_nothing": after(0), "ppl_memory": perplexity(model.likelihood(text, joined)),
+            "ppl_last_n": after(recent), "ppl_full": after(HISTORY),
+            "memory_bytes": sum(m.nbytes for m in memories) // len(memories),
+            "text_bytes": sum(len(model.backbone.tokenizer.decode(h).encode()) for h in histories) // len(histories),
+            "retain_tokens_per_s": round(tokens / retained), "recall_tokens_per_s": round(tokens / recalled),
+        }  # fmt: skip
+
+
+def picture(rows: list[dict[str, Any]], path: Path) -> None:
+    """Recall and retention against the ratio."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    ratios = [r["ratio"] for r in rows]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    left.plot(
+        ratios,
+        [100 * r["recall_exact_match"] for r in rows],
+        "o-",
+        color="tab:blue",
+        label="exact segments, tokens alone",
+    )
+    left.axhline(100, ls=":", color="tab:green", label="exact segments, with corrections")
+    left.set(
+        xlabel="ratio (text tokens per virtual token)",
+        ylabel="recall exact match, %",
+        ylim=(-3, 105),
+        title="Retrieval: the text run backward",
+    )
+    cost = left.twinx()
+    cost.plot(ratios, [r["correction_bits_per_token"] for r in rows], "s--", color="tab:orange", label="corrections")
+    cost.set(ylabel="corrections, bits per token", ylim=(0, 18))
+    lines = [*left.get_lines(), *cost.get_lines()]
+    left.legend(lines, [str(line.get_label()) for line in lines], loc="center left", fontsize=8)
+    for key, label, style in (
+        ("ppl_nothing", "nothing", ":"), ("ppl_memory", "memory", "o-"),
+        ("ppl_last_n", "as many raw recent tokens", "s--"), ("ppl_full", "the full history", "-."),
+    ):  # fmt: skip
+        right.plot(ratios, [r[key] for r in rows], style, label=label)
+    right.set(
+        xlabel="ratio (text tokens per virtual token)",
+        ylabel="perplexity of the next 256 tokens",
+        title="Retention: what the model reads instead of 512 tokens",
+    )
+    right.legend(fontsize=8)
+    for axis in (left, right):
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ratios, [str(r) for r in ratios])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Train or find the model, measure, print, draw."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--out", type=Path, default=ROOT / "runs" / "quickstart", help="folder of the run")
+    p.add_argument("--passages", type=int, default=12, help="held-out passages")
+    p.add_argument("--json", type=Path, default=None, metavar="FILE", help="where the result file goes")
+    args, extra = p.parse_known_args()
+    began = time.perf_counter()
+    folder = trained(args.out, extra)
+    trained_seconds = time.perf_counter() - began
+    from rich.progress import track
+
+    from r3mem import R3Mem
+
+    model = R3Mem.from_pretrained(folder)
+    model.hierarchy.segment_tokens = HISTORY
+    windows = held_out(model.backbone.tokenizer, args.passages)
+    rows = [measure(model, windows, ratio) for ratio in track(RATIOS, "measuring on unseen text", console=console)]
+    table(f"{len(windows)} unseen passages: {HISTORY} tokens of history, then {CONTINUATION} tokens", rows, COLUMNS)
+    console.print(
+        "ppl: perplexity of the tokens after the history, read after nothing, the memory, as many raw recent tokens as "
+        "the memory has positions, or the full history.\nIn bytes a memory is larger than its text; it saves positions "
+        "in the model's context. A few minutes of training teach retention little: see benchmarks/retention.py.",
+        highlight=False,
+    )
+    model.set_ratio(16)
+    ids = windows[0][:48]
+    memory = model.retain(ids)
+    console.print(f"\n[bold]text[/bold] ({len(ids)} tokens)", highlight=False)
+    console.print(model.backbone.tokenizer.decode(ids), markup=False, highlight=False)
+    console.print(
+        f"\n[bold]recalled[/bold] from {memory.n_slots} virtual tokens, {memory.correction_bits} bits of corrections",
+        highlight=False,
+    )
+    console.print(model.recall(memory), markup=False, highlight=False)
+    image = args.out / "quickstart.png"
+    picture(rows, image)
+    shown = image.relative_to(ROOT) if image.is_relative_to(ROOT) else image
+    console.print(f"\npicture: {shown}   model: {folder}   this took {time.perf_counter() - began:.0f} s")
+    write(args.json, 0, rows, passages=len(windows), train_seconds=round(trained_seconds))
+
+
+if __name__ == "__main__":
+    run(main)

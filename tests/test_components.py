@@ -1,0 +1,75 @@
+"""Components as plain data and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from r3mem import ConfigError
+from r3mem.components import build, describe
+from r3mem.compressors import Compressor, MeanPool
+from r3mem.hierarchy import Flat, Hierarchy
+from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
+
+
+class Holder:
+    """Keeps anything."""
+
+    def __init__(self, value: Any, *rest: Any, option: int = 3, **more: Any) -> None:
+        self.value, self.option = value, option
+
+
+def test_nested_components_go_through_json() -> None:
+    stack = ReversibleStack([PositionBinding(32, 4, share=0.5, seed=9), AttentionCoupling(32, 4, dim=8, heads=2)])
+    described = describe(stack)
+    again = build(json.loads(json.dumps(described)), ReversibleStack)
+    assert describe(again) == described
+    assert (again.couplings[0].seed, again.couplings[0].share, again.couplings[1].dim) == (9, 0.5, 8)
+    assert described["class_path"] == "r3mem.reversible.stack.ReversibleStack"
+
+
+@pytest.mark.parametrize("value", [None, True, 2, 0.5, "x", [1, [2, None]], {"a": {"b": [1]}}])
+def test_plain_values(value: Any) -> None:
+    described = describe(Holder(value, option=7))
+    assert described["init_args"] == {"value": value, "option": 7}
+    again = build(described, Holder)
+    assert again.value == value and again.option == 7
+
+
+def test_a_module_inside_a_dictionary() -> None:
+    again = build(describe(Holder({"deep": [MeanPool(8, 4, 2, 1)]})), Holder)
+    assert isinstance(again.value["deep"][0], MeanPool) and again.value["deep"][0].ratio == 4
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, [b"bytes"], Flat])
+def test_values_that_are_no_plain_data(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"Holder\.value is a .*plain data"):
+        describe(Holder(value))
+
+
+def test_arguments_that_were_not_kept() -> None:
+    holder = Holder(1)
+    del holder.option
+    with pytest.raises(ConfigError, match=r"store its argument 'option' as self\.option"):
+        describe(holder)
+
+
+@pytest.mark.parametrize("path", ["no.such.module.Class", "r3mem.hierarchy.NoSuchClass", "Bare", ""])
+def test_classes_that_cannot_be_imported(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be imported.*on the path"):
+        build({"class_path": path, "init_args": {}}, Hierarchy)
+
+
+def test_classes_of_another_kind() -> None:
+    for path in ("r3mem.hierarchy.Flat", "r3mem.components.describe"):
+        with pytest.raises(ConfigError, match="is not a Compressor"):
+            build({"class_path": path, "init_args": {}}, Compressor)
+
+
+def test_arguments_of_another_version() -> None:
+    described = describe(Flat(16))
+    described["init_args"]["gone"] = 1
+    with pytest.raises(ConfigError, match=r"r3mem\.hierarchy\.flat\.Flat.*gone"):
+        build(described, Hierarchy)
