@@ -22,6 +22,7 @@ from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
 from r3mem.reversible.quantise import dequantise, quantise
 
 SEGMENT = 512
+SPEED_COLUMNS = ("path", "tokens_per_second", "relative_to_plain", "peak_mib")
 
 
 def build(args: Any) -> R3Mem:
@@ -161,27 +162,24 @@ def main() -> None:
         "--length", nargs="*", type=int, default=[1_000, 10_000, 100_000], help="lengths whose peak memory is measured"
     )
     p.add_argument("--only-length", type=int, default=None, help="measure this one length and print bare numbers")
+    p.add_argument(
+        "--lengths-only", action="store_true", help="leave speed out: for a busy machine, where peaks still count"
+    )
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to run")
     args = start(p)
     if args.only_length:
         compress_one(args, args.only_length)
         return
-    model = build(args)
-    ids = [i for d in documents(args.text[0], model.backbone, args.batch * SEGMENT) for i in d]
-    ids = (ids * -(-args.batch * SEGMENT // len(ids)))[: args.batch * SEGMENT]
-    rows = speed_rows(model, ids, args)
-    del model
-    table(
-        "Speed, relative to a plain forward pass of the same run",
-        rows,
-        ("path", "tokens_per_second", "relative_to_plain", "peak_mib"),
-    )
-    activation = activation_rows(args)
-    table(
-        "Activation memory of one step of the stack",
-        activation,
-        ("couplings", "reversible", "activation_mib", "step_seconds"),
-    )
+    rows, activation = [], []
+    if not args.lengths_only:
+        model = build(args)
+        ids = [i for d in documents(args.text[0], model.backbone, args.batch * SEGMENT) for i in d]
+        ids = (ids * -(-args.batch * SEGMENT // len(ids)))[: args.batch * SEGMENT]
+        rows = speed_rows(model, ids, args)
+        del model
+        table("Speed, relative to a plain forward pass of the same run", rows, SPEED_COLUMNS)
+        activation = activation_rows(args)
+        table("Activation memory of one step of the stack", activation, list(activation[0]))
     lengths = length_rows(args)
     table(
         "Peak memory by length of the text",
