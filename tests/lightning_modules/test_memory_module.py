@@ -1,0 +1,335 @@
+"""The training objective as the module composes it: which terms count, how far gradients go, what memory is carried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_modules.memory_module import MemoryModule, segments_of
+from r3mem import Backbone, ConfigError, objectives
+from r3mem.compressors import VirtualTokens
+from r3mem.objectives import Objective, Term
+from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
+from tests.tiny_models import WIDTH
+
+TERMS = ("forward", "kl", "query", "backward", "cycle", "residual")
+FUNCTIONS = {"forward": "forward_nll", "kl": "distillation", "backward": "backward_ce"}
+Batch = dict[str, Tensor]
+Make = Callable[..., MemoryModule]
+
+
+def batch(seed: int = 0, rows: int = 3, segments: int = 2, tokens: int = 8, **given: Any) -> Batch:
+    """Full segments of random bytes, every row at the start of a document unless told otherwise."""
+    generator = torch.Generator().manual_seed(seed)
+    made = {
+        "ids_BTN": torch.randint(0, 256, (rows, segments, tokens), generator=generator),
+        "lengths_BT": torch.full((rows, segments), tokens),
+        "reset_B": torch.ones(rows, dtype=torch.bool),
+        "document_B": torch.arange(rows),
+    }
+    return made | {key: torch.as_tensor(value) for key, value in given.items()}
+
+
+class Batches(LightningDataModule):
+    """The same list of batches in every epoch."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
+
+    val_dataloader = train_dataloader
+
+
+@pytest.fixture
+def module(tiny_backbone: Callable[..., Backbone]) -> Make:
+    """Makes a module with a stack that learns; ``terms`` are weights of the objective."""
+
+    def make(
+        ratio: int = 4, attention: bool = True, terms: dict[str, Any] | None = None, **options: Any
+    ) -> MemoryModule:
+        torch.manual_seed(0)
+        couplings: list[Any] = [PositionBinding(WIDTH, ratio, share=0.25)]
+        if attention:
+            couplings.append(AttentionCoupling(WIDTH, ratio, dim=8, heads=2))
+            for parameter in couplings[1].parameters():
+                # Output projections start at zero, which would hide gradients of what lies before them.
+                torch.nn.init.normal_(parameter, std=0.1) if parameter.dim() > 1 else None
+        weights = {"forward": 0.0} | (terms or {"forward": 1.0})
+        objective = Objective(**{k: v if isinstance(v, Term) else Term(v) for k, v in weights.items()})
+        compressor = VirtualTokens(WIDTH, ratio, write_layer=2, read_layer=1)
+        options = {"calibrate": False, "objective": objective} | options
+        return MemoryModule(tiny_backbone(), compressor, ReversibleStack(couplings), **options)
+
+    return make
+
+
+def terms_of(module: MemoryModule, given: Batch, step: int = 0, state: Any = None) -> dict[str, Tensor]:
+    """Values of the terms for one batch."""
+    torch.manual_seed(1)
+    return module._terms(given, state, module.objective.weights(step))[0]
+
+
+def gradients(module: MemoryModule, loss: Tensor) -> dict[str, Tensor]:
+    """Gradients of every trainable parameter, zeros where the loss does not reach."""
+    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    found = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
+    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named, found, strict=True)}
+
+
+def fit(module: MemoryModule, folder: Path, batches: list[Batch], steps: int, **options: Any) -> Trainer:
+    """Train on the CPU, nothing saved."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    options = {"logger": False, "limit_val_batches": 0} | quiet | options
+    trainer = Trainer(accelerator="cpu", max_steps=steps, default_root_dir=folder, **options)
+    trainer.fit(module, datamodule=Batches(batches))
+    return trainer
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_term_counts_and_is_logged(module: Make, term: str, tmp_path: Path) -> None:
+    alone = module(terms={term: 2.0})
+    value = terms_of(alone, batch())
+    assert list(value) == [term] and value[term] > 0
+    assert any(g.abs().max() > 0 for g in gradients(alone, value[term]).values())
+    together = terms_of(module(terms=dict.fromkeys(TERMS, 1.0)), batch())
+    assert set(together) == set(TERMS)
+
+    metrics = fit(alone, tmp_path, [batch()], steps=1).logged_metrics
+    assert {name for name in metrics if name.startswith("train/")} == {f"train/{term}", "train/loss"}
+    assert metrics["train/loss"] == pytest.approx(2 * float(metrics[f"train/{term}"]))
+
+
+@pytest.mark.parametrize("term", [*FUNCTIONS, "cycle", "residual"])
+def test_a_term_of_weight_0_is_not_computed(module: Make, term: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    name = FUNCTIONS.get(term, term)
+    original = getattr(objectives, name)
+    monkeypatch.setattr(objectives, name, lambda *a, **k: called.append(name) or original(*a, **k))
+    # The query's likelihood is the same function; the other terms stand in for it.
+    rest = {t: 1.0 for t in TERMS if t != term and not (term == "forward" and t == "query")}
+    made = module(terms=rest)
+    teacher = made._teacher
+    monkeypatch.setattr(made, "_teacher", lambda given: called.append("teacher") or teacher(given))
+    terms_of(made, batch())
+    assert name not in called and ("teacher" in called) == (term != "kl")
+    terms_of(module(terms=rest | {term: 1.0}), batch())
+    assert name in called
+
+
+def test_no_logits_are_made_where_no_term_reads_them(module: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = module(terms={"residual": 1.0})
+    asked: list[bool] = []
+    step = made.model.step
+    monkeypatch.setattr(
+        made.model, "step", lambda text, state, logits: asked.append(logits) or step(text, state, logits)
+    )
+    terms_of(made, batch())
+    assert asked == [False, False]
+    made.objective = Objective()
+    terms_of(made, batch())
+    assert asked == [False, False, False, True]
+
+
+def test_weights_rise_over_the_warm_up(module: Make, tmp_path: Path) -> None:
+    assert [Term(0.5, 4).at(step) for step in (0, 1, 3, 9)] == [0.125, 0.25, 0.5, 0.5]
+    made = module(terms={"residual": Term(1.0, warmup_steps=4)})
+    ratios = []
+    for steps in (1, 3, 6):
+        metrics = fit(made, tmp_path, [batch()], steps).logged_metrics
+        ratios.append(float(metrics["train/loss"] / metrics["train/residual"]))
+    assert ratios == pytest.approx([0.25, 0.75, 1.0])
+
+
+def test_the_learning_rate_rises_and_falls(module: Make, tmp_path: Path) -> None:
+    made = module(warmup_steps=4, final_lr=0.1)
+    schedule = fit(made, tmp_path, [batch()], steps=20).lr_scheduler_configs[0].scheduler
+    factor = schedule.lr_lambdas[0]
+    assert [factor(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert factor(4) == pytest.approx(1.0) and factor(12) == pytest.approx(0.55) and factor(20) == pytest.approx(0.1)
+    assert factor(1000) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("terms", [{"forward": 1.0}, dict.fromkeys(TERMS, 1.0)])
+def test_replay_gives_the_same_gradients(module: Make, terms: dict[str, float]) -> None:
+    found = []
+    for replay in (False, True):
+        made = module(terms=terms, replay=replay, bptt_segments=3)
+        values = terms_of(made, batch(segments=3))
+        found.append((values, gradients(made, torch.stack(list(values.values())).sum())))
+    (values, plain), (values_again, replayed) = found
+    assert all(torch.equal(values[t], values_again[t]) for t in values)
+    assert sum(g.abs().max() > 0 for g in plain.values()) > 5
+    for name, gradient in plain.items():
+        torch.testing.assert_close(replayed[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_replay_keeps_less_for_the_backward_pass(module: Make) -> None:
+    kept = []
+    for replay in (False, True):
+        made, total = module(replay=replay, bptt_segments=4), [0]
+
+        def pack(tensor: Tensor, total: list[int] = total) -> Tensor:
+            total[0] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            terms_of(made, batch(segments=4))
+        kept.append(total[0])
+    assert kept[1] < kept[0] / 4
+
+
+@pytest.mark.parametrize("bptt, reached", [(1, [0, 0, 0]), (2, [0, 0, 1]), (3, [0, 0, 0]), (4, [1, 1, 1])])
+def test_gradients_flow_through_so_many_segments(
+    module: Make, bptt: int, reached: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The likelihood of the last of four segments, traced back to what was written for the three before it.
+
+    The memory is cut after every ``bptt`` segments of a batch: at 2 before the third, at 3 before the last.
+    """
+    made = module(bptt_segments=bptt)
+    written: list[Tensor] = []
+    step = made.model.step
+
+    def spy(*arguments: Any) -> Any:
+        done = step(*arguments)
+        written.append(done.state.slots_BKD)
+        return done
+
+    monkeypatch.setattr(made.model, "step", spy)
+    likelihoods: list[Tensor] = []
+    nll = objectives.forward_nll
+    monkeypatch.setattr(objectives, "forward_nll", lambda *a: likelihoods.append(nll(*a)[0]) or nll(*a))
+    terms_of(made, batch(segments=4))
+    found = torch.autograd.grad(likelihoods[-1], written[:3], allow_unused=True)
+    assert [g is not None and bool(g.abs().max() > 0) for g in found] == reached
+
+
+def test_fewer_than_one_segment_is_refused(module: Make) -> None:
+    with pytest.raises(ConfigError, match="at least 1 segment"):
+        module(bptt_segments=0)
+
+
+def test_memory_is_carried_to_the_next_batch_and_dropped_at_a_new_document(module: Make) -> None:
+    made = module()
+    whole = batch(segments=4)
+    halves = [{**whole, "ids_BTN": whole["ids_BTN"][:, part], "lengths_BT": whole["lengths_BT"][:, part]}
+              for part in (slice(0, 2), slice(2, 4))]  # fmt: skip
+    with torch.no_grad():
+        _, expected = made._terms(whole, None, {"forward": 1.0})
+        _, state = made._terms(halves[0], made._begin(halves[0]), {"forward": 1.0})
+        made._carried = state
+        going_on = {**halves[1], "reset_B": torch.tensor([False, False, True])}
+        _, state = made._terms(going_on, made._begin(going_on), {"forward": 1.0})
+        _, fresh = made._terms(halves[1], None, {"forward": 1.0})
+    torch.testing.assert_close(state.slots_BKD[:2], expected.slots_BKD[:2])
+    torch.testing.assert_close(state.slots_BKD[2], fresh.slots_BKD[2])
+    assert (state.slots_BKD[2] - expected.slots_BKD[2]).abs().max() > 1e-3
+
+
+def test_an_ended_row_keeps_its_memory_and_trains_nothing(module: Make) -> None:
+    made = module()
+    given = batch(lengths_BT=[[8, 8], [5, 0], [0, 0]])
+    changed = {**given, "ids_BTN": given["ids_BTN"].clone()}
+    changed["ids_BTN"][1, 0, 5:], changed["ids_BTN"][1:, 1], changed["ids_BTN"][2] = 7, 7, 7
+    with torch.no_grad():
+        (terms, state), (again, _) = (made._terms(b, None, {"forward": 1.0}) for b in (given, changed))
+    assert torch.equal(terms["forward"], again["forward"])
+    assert state.lengths_B.tolist() == [8, 5, 0] and not state.slots_BKD[2].any()
+
+
+def test_training_carries_memory_cut_from_the_graph(module: Make, tmp_path: Path) -> None:
+    made = module()
+    seen: list[Any] = []
+    begin = made._begin
+    made._begin = lambda given: seen.append(begin(given)) or seen[-1]  # type: ignore[method-assign]
+    going_on = batch(1, reset_B=[False, True, False])
+    fit(made, tmp_path, [batch(), going_on, batch(2)], steps=3)
+    assert seen[0] is None and seen[2] is None
+    assert not seen[1].slots_BKD.requires_grad and seen[1].lengths_B.tolist() == [8, 0, 8]
+    fit(made, tmp_path, [going_on], steps=1)
+    assert seen[3] is None, "a new fit begins without memory"
+
+
+def test_ratios_alternate_and_the_own_one_is_kept_for_all_else(module: Make, tmp_path: Path) -> None:
+    made = module(attention=False, ratios=[4, 2, 8])
+    trained: list[int] = []
+    evaluated: list[int] = []
+    step, evaluate = made.model.step, made._evaluate
+    made.model.step = lambda *a, **k: trained.append(made.model.ratio) or step(*a, **k)  # type: ignore[method-assign]
+    made._evaluate = lambda *a: evaluated.append(made.model.ratio) or evaluate(*a)  # type: ignore[method-assign]
+    options = {"limit_val_batches": 1, "num_sanity_val_steps": 0, "val_check_interval": 1}
+    fit(made, tmp_path, [batch(segments=1)] * 2, steps=4, check_val_every_n_epoch=None, **options)
+    # Training and validation take turns, one segment each.
+    assert trained == [4, 4, 2, 4, 8, 4, 4, 4] and evaluated == [4] * 4
+    assert made.model.ratio == made.model.decoder.ratio == 4
+
+
+def test_replay_repeats_the_ratio_of_its_step(module: Make, tmp_path: Path) -> None:
+    weights = []
+    for replay in (False, True):
+        made = module(attention=False, ratios=[2, 8], replay=replay)
+        fit(made, tmp_path, [batch(), batch(1)], steps=4)
+        weights.append([p.detach().clone() for p in made.parameters() if p.requires_grad])
+    for plain, replayed in zip(*weights, strict=True):
+        torch.testing.assert_close(replayed, plain, rtol=1e-3, atol=1e-5)
+
+
+def test_calibration_happens_once(module: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = module(calibrate=True)
+    calls: list[int] = []
+    monkeypatch.setattr(made.model, "calibrate", lambda: calls.append(1) or 1.0)
+    fit(made, tmp_path, [batch()], steps=1)
+    fit(made, tmp_path, [batch()], steps=2)
+    assert calls == [1]
+
+
+def test_every_parameter_has_a_gradient_in_every_batch(module: Make, tmp_path: Path) -> None:
+    """One segment, all rows new: nothing is read and nothing trained, yet DDP waits for every parameter."""
+    made = module()
+    without: list[str] = []
+    made.on_after_backward = lambda: without.extend(  # type: ignore[method-assign]
+        n for n, p in made.named_parameters() if p.requires_grad and p.grad is None
+    )
+    before = [p.detach().clone() for p in made.parameters()]
+    fit(made, tmp_path, [batch(segments=1)], steps=1)
+    assert without == []
+    for old, new in zip(before, made.parameters(), strict=True):
+        assert torch.isfinite(new).all() and (old - new).abs().max() < 1e-4
+
+
+def test_lora_dropout_works_in_training_only(tiny_backbone: Callable[..., Backbone], module: Make) -> None:
+    made = module()
+    stack, compressor = made.model.decoder, made.model.compressor
+    made = MemoryModule(tiny_backbone(lora_dropout=0.5), compressor, stack, calibrate=False)
+    for name, parameter in made.backbone.adapter_parameters():
+        torch.nn.init.normal_(parameter, std=0.3) if "lora_B" in name else None
+    text = segments_of(batch())[0]
+
+    def twice(training: bool) -> Iterator[Tensor]:
+        made.train(training)
+        return (made.model.likelihood(text) for _ in range(2))
+
+    assert not torch.equal(*twice(True)) and torch.equal(*twice(False))
+
+
+def test_validation_measures_the_three_likelihoods_and_recall(module: Make, tmp_path: Path) -> None:
+    trainer = fit(module(attention=False), tmp_path, [batch()], steps=1, limit_val_batches=1, val_check_interval=1)
+    found = {name.removeprefix("val/") for name in trainer.callback_metrics if name.startswith("val/")}
+    assert found == {
+        "nll_nothing",
+        "nll_memory",
+        "nll_full",
+        "retained_gain",
+        "recall_exact_match",
+        "recall_token_accuracy",
+    }
