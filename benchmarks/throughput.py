@@ -22,6 +22,7 @@ from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
 from r3mem.reversible.quantise import dequantise, quantise
 
 SEGMENT = 512
+LENGTH_COLUMNS = ("path", "tokens_per_second", "peak_mib", "correction_bits_per_token")
 SPEED_COLUMNS = ("path", "tokens_per_second", "relative_to_plain", "peak_mib")
 
 
@@ -183,11 +184,8 @@ def main() -> None:
         activation = activation_rows(args)
         table("Activation memory of one step of the stack", activation, list(activation[0]))
     lengths = length_rows(args)
-    table(
-        "Peak memory by length of the text",
-        lengths,
-        ("path", "tokens_per_second", "peak_mib", "correction_bits_per_token"),
-    )
+    if lengths:
+        table("Peak memory by length of the text", lengths, LENGTH_COLUMNS)
     write(args.json, args.seed, rows + lengths, activation=activation)
 
 

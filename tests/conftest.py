@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from r3mem import Backbone
 from tests.tiny_models import tiny_model
 
+pytest_plugins = ["pytester"]
+
 
 @pytest.fixture(scope="session")
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,0 +1,71 @@
+"""The examples of the documentation are run as they are printed."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from r3mem import Backbone, R3Mem
+from r3mem.hierarchy import Flat
+from r3mem.reversible import PositionBinding, ReversibleStack
+from tests.tiny_models import RATIO, SEGMENT, WIDTH
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Fenced code of a page."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files that docs/extend.md tells its reader to write."""
+    for block in blocks("docs/extend.md", "python"):
+        name = re.match(r"# (\S+\.py)\n", block)
+        assert name is not None, f"an example does not say which file it is: {block[:60]!r}"
+        path = tmp_path / Path(name[1]).name
+        path.write_text(block, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    return tmp_path
+
+
+def test_the_example_coupling_passes_its_battery(examples: Path, pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess(
+        str(examples / "test_my_couplings.py"), "-q", "-p", "no:cacheprovider", f"--rootdir={examples}"
+    )
+    outcome = result.parseoutcomes()
+    assert outcome.get("passed", 0) > 10 and not outcome.get("failed") and not outcome.get("errors")
+
+
+def test_the_example_compressor_retains_and_recalls(examples: Path, tiny_backbone: Callable[..., Backbone]) -> None:
+    compressor = importlib.import_module("my_compressors").LastToken(WIDTH, RATIO, write_layer=2, read_layer=1)
+    stack = ReversibleStack([PositionBinding(WIDTH, RATIO, 0.5)])
+    model = R3Mem(tiny_backbone(), compressor, stack, Flat(SEGMENT))
+    ids = torch.randint(0, 200, (3 * SEGMENT + 1,), generator=torch.Generator().manual_seed(0)).tolist()
+    memory = model.retain(ids)
+    assert memory.n_slots < len(ids) and model.recall_ids(memory) == ids
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))])
+def test_links_to_files_of_the_project_lead_somewhere(page: str) -> None:
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
+    missing = [t for t in targets if "://" not in t and not (ROOT / page).parent.joinpath(t).exists()]
+    assert not missing
+
+
+def test_readme_names_only_targets_that_exist() -> None:
+    named = set(re.findall(r"^make ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert named and named <= known
+
+
+def test_configurations_that_the_readme_names_exist() -> None:
+    named = set(re.findall(r"configs/[\w/]+\.yaml", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert named and all((ROOT / name).is_file() for name in named)
