@@ -49,8 +49,6 @@ QUIET = (
     # A frozen backbone in eval mode is meant.
     r".*Found \d+ module\(s\) in eval mode.*",
 )
-
-
 # What jsonargparse says of a name that nothing has; the wording is that of newer versions, then of older ones.
 UNKNOWN = (
     r"class_path '(?P<owner>[\w.]+)': Option '(?P<name>[\w.]+)' is not accepted",
@@ -142,9 +140,7 @@ def main(args: ArgsType = None) -> None:
     """
     for pattern in QUIET:
         warnings.filterwarnings("ignore", message=pattern)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in str(record.msg)
-    )
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     try:
         CLI(
             MemoryModule,
@@ -184,6 +180,10 @@ def _parser_mode() -> str:
         return "omegaconf"
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     return "omegaconf+"
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in str(record.msg)
 
 
 def _one_line(error: Exception) -> str:

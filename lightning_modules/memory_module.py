@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Container
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -293,7 +293,9 @@ class MemoryModule(LightningModule):
         carried = self._carried
         if carried is not None and self.trainer.world_size > 1:
             # Every process has rows of its own; together in order they are the rows that one process would have.
-            slots_BKD, lengths_B = (self.all_gather(t).flatten(0, 1) for t in (carried.slots_BKD, carried.lengths_B))
+            slots_BKD, lengths_B = (
+                cast(Tensor, self.all_gather(t)).flatten(0, 1) for t in (carried.slots_BKD, carried.lengths_B)
+            )
             carried = MemoryState(slots_BKD, lengths_B, carried.ratio)
         checkpoint["r3mem"] = {
             "format": CHECKPOINT_FORMAT,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_modules.memory_module import MemoryModule
 
 
 class ExportAdapter(Callback):
@@ -21,7 +24,7 @@ class ExportAdapter(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder, on the first process."""
-        if not self.enabled or trainer.fast_dev_run:
+        if not self.enabled or getattr(trainer, "fast_dev_run", False):
             return
         log_dir = trainer.log_dir  # Asks all processes, so it must not stand below the next lines.
         if any(hasattr(parameter, "ds_id") for parameter in pl_module.parameters()):
@@ -32,5 +35,5 @@ class ExportAdapter(Callback):
             return
         if trainer.is_global_zero:
             folder = Path(self.folder or Path(log_dir or trainer.default_root_dir) / "model")
-            pl_module.model.save_pretrained(folder)
+            cast(MemoryModule, pl_module).model.save_pretrained(folder)
             rank_zero_info(f"saved the model: R3Mem.from_pretrained({str(folder)!r}) loads it")

@@ -7,13 +7,14 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError, safe_open
 
+from lightning_modules.memory_module import MemoryModule
 from r3mem.memory import Memory
 
 INDEX = "index.jsonl"
@@ -48,8 +49,8 @@ class MemoryWriter(BasePredictionWriter):
         self._lengths = None if self._corpus is None else self._corpus.lengths.tolist()
         self._digests = None if self._corpus is None else self._corpus.digests.tolist()
         if self.resume:
-            finished = self._finished(pl_module.model.fingerprint)
-            pl_module.finished_documents = finished
+            module = cast(MemoryModule, pl_module)
+            module.finished_documents = finished = self._finished(module.model.fingerprint)
             if finished:
                 rank_zero_info(f"{len(finished):,} documents are in {self._path} already and are left out")
 
@@ -81,7 +82,7 @@ class MemoryWriter(BasePredictionWriter):
             rank_zero_warn(f"{len(cut_off)} documents were not read to their end and are not written")
         trainer.strategy.barrier()
         if trainer.is_global_zero and self._corpus is not None:
-            self._write_index()
+            self._write_index(self._corpus)
             rank_zero_info(f"memories are in {self._path}; {INDEX} says which file holds which document")
 
     def _whole(self, document: int) -> bool:
@@ -104,12 +105,12 @@ class MemoryWriter(BasePredictionWriter):
         candidates = [d for d in numbers if d < len(self._digests) and self._name(d) in there]
         return frozenset(d for d in candidates if _made_by(self._path / self._name(d)) == fingerprint)
 
-    def _write_index(self) -> None:
+    def _write_index(self, corpus: Any) -> None:
         scratch = self._path / f".{INDEX}"
         with scratch.open("w", encoding="utf-8") as file:
-            for document in range(len(self._corpus)):
+            for document in range(len(corpus)):
                 if (self._path / self._name(document)).exists():
-                    origin = self._corpus.origin(document)
+                    origin = corpus.origin(document)
                     line = {"document": document, "origin": origin, "file": self._name(document)}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
         os.replace(scratch, self._path / INDEX)

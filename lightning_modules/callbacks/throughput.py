@@ -24,7 +24,7 @@ class Throughput(Callback):
 
     def __init__(self, every_n_steps: int = 10) -> None:
         self.every_n_steps = every_n_steps
-        self._tokens, self._since, self._step = torch.zeros(()), 0.0, 0
+        self._tokens, self._since, self._paused_at, self._step = torch.zeros(()), 0.0, 0.0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start counting."""
@@ -50,9 +50,12 @@ class Throughput(Callback):
         self._tokens = self._tokens.to(pl_module.device) + batch["lengths_BT"].sum()
         if trainer.global_step - self._step < self.every_n_steps:
             return
-        tokens = float(trainer.strategy.reduce(self._tokens.float(), reduce_op="sum"))  # type: ignore[arg-type]
+        tokens = float(trainer.strategy.reduce(self._tokens.double(), reduce_op="sum"))
         rate = tokens / (time.perf_counter() - self._since)
-        pl_module.log_dict({"tokens_per_second": rate, "peak_memory_mb": peak_memory_mb(pl_module.device)})
+        found = {"tokens_per_second": rate, "peak_memory_mb": peak_memory_mb(pl_module.device)}
+        # Not by pl_module.log: it drops what does not fall on a step of the trainer's own interval.
+        for logger in trainer.loggers:
+            logger.log_metrics(found, step=trainer.global_step - 1)
         self._restart(trainer, pl_module)
 
     def _restart(self, trainer: Trainer, pl_module: LightningModule) -> None:

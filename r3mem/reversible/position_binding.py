@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -194,11 +195,13 @@ def _draw(width: int, code_dims: int, seed: int) -> tuple[NDArray[np.float64], N
     return rotation_DD, np.ascontiguousarray(projection_DC.T)
 
 
+@lru_cache(maxsize=4)
 def _random_orthonormal(rows: int, columns: int, seed: int, stream: int) -> NDArray[np.float64]:
     generator = np.random.Generator(np.random.PCG64([seed, stream]))
     q, r = np.linalg.qr(generator.standard_normal((rows, columns)))
     # QR leaves the sign of each column to the library.
     signed: NDArray[np.float64] = q * np.where(np.diag(r) < 0, -1.0, 1.0)
+    signed.flags.writeable = False  # Kept for the next coupling of this width: all ratios share one rotation.
     return signed
 
 

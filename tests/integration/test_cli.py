@@ -50,8 +50,15 @@ def refused(capsys: pytest.CaptureFixture[str], start: Callable[[], object]) -> 
     return line
 
 
-@pytest.mark.parametrize("mode", ["stream", "window"])
-@pytest.mark.parametrize("stop", [3, 8])
+@pytest.mark.parametrize(
+    "mode, stop",
+    [
+        ("stream", 3),
+        ("window", 8),
+        pytest.param("stream", 8, marks=pytest.mark.slow),
+        pytest.param("window", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_run_goes_on_step_for_step(run: Callable[..., Path], mode: str, stop: int) -> None:
     options = [
         f"--data.init_args.mode={mode}",
@@ -176,7 +183,7 @@ def test_checkpoints_that_do_not_fit_are_refused(
     tiny_model(seed=1).save_pretrained(stranger)
     byte_tokenizer.save_pretrained(stranger)
     other = [f"--ckpt_path={last}", f"--model.backbone.init_args.name={stranger}"]
-    for command in ("fit", "test", "predict"):
+    for command in ("fit", "predict"):
         line = refused(capsys, lambda command=command: run(command, "refused", *other))
         assert "belongs to backbone" in line and "set model.backbone.init_args.name" in line
 
