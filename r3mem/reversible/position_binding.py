@@ -62,7 +62,7 @@ class PositionBinding(Coupling):
         self.width, self.ratio, self.share, self.seed = width, ratio, share, seed
         self.code_dims = code_dims
         self.trainable = trainable
-        rotation_DD, projection_CD = (torch.from_numpy(m).float() for m in _draw(width, code_dims, seed))
+        rotation_DD, projection_CD = (torch.tensor(m, dtype=torch.float32) for m in _draw(width, code_dims, seed))
         if trainable:
             self.basis_DE = nn.Parameter(rotation_DD[:, : self.share_dims].clone())
             self.projection_CD = nn.Parameter(projection_CD)
@@ -180,8 +180,8 @@ class PositionBinding(Coupling):
         if not after.is_meta and (after.dtype != before.dtype or before.is_meta):
             dtype = torch.promote_types(after.dtype, torch.float32)
             rotation_DD, projection_CD = _draw(self.width, self.code_dims, self.seed)
-            self._rotation_DD = torch.from_numpy(rotation_DD).to(after.device, dtype)
-            self._projection_CD = torch.from_numpy(projection_CD).to(after.device, dtype)
+            self._rotation_DD = torch.tensor(rotation_DD, dtype=dtype, device=after.device)
+            self._projection_CD = torch.tensor(projection_CD, dtype=dtype, device=after.device)
         return self
 
 
