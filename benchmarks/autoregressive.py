@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import torch
-from harness import console, documents, name_of
+from harness import console, documents, layers_of, name_of
 from rich.progress import track
 
 from r3mem import Backbone, R3Mem, Segments
@@ -30,7 +30,7 @@ def autoregressive_rows(args: argparse.Namespace, ratio: int) -> list[dict[str, 
     """
     backbone = Backbone(args.backbone, args.dtype)
     share = PositionBinding(backbone.width, ratio)
-    model = R3Mem(backbone, VirtualTokens(backbone.width, ratio), ReversibleStack([share]))
+    model = R3Mem(backbone, VirtualTokens(backbone.width, ratio, **layers_of(backbone)), ReversibleStack([share]))
     model.calibrate(segments=16)
     per_text = 2 * args.decoder_tokens // len(args.text) + 8 * SEGMENT
     train: list[list[int]] = []

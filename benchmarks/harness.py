@@ -33,6 +33,21 @@ transformers_logging.disable_progress_bar()
 # Tables are wider than the 80 columns that a pipe is taken for.
 console = Console(width=None if sys.stdout.isatty() else 170)
 
+
+def _commit() -> str:
+    """The commit of the code; marked where the tree differs from it."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+# Of the code as it was loaded, not as it is when the figures are written.
+COMMIT = _commit()
 DEFAULT_TEXT = "stdlib:pydoc_data.topics"
 
 
@@ -100,6 +115,12 @@ def documents(path: str, backbone: Backbone, tokens: int, skip: int = 0, least: 
     return found
 
 
+def layers_of(backbone: Backbone) -> dict[str, int]:
+    """Where memories are written and read: 12 and 4 of SmolLM2's 30 layers, the same shares of other depths."""
+    depth = len(backbone.layers)
+    return {"write_layer": max(2, round(0.4 * depth)), "read_layer": max(1, round(4 * depth / 30))}
+
+
 def name_of(path: str) -> str:
     """Short name of a text in tables: folder and file without endings."""
     if ":" in path and not Path(path).exists():
@@ -130,18 +151,6 @@ def hardware() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-
-
-def commit() -> str:
-    """The commit of the code; marked where the tree differs from it."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return described.stdout.strip()
 
 
 def table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
@@ -176,7 +185,7 @@ def write(path: Path | None, seed: int, rows: list[dict[str, Any]], **more: Any)
     words = [word.replace(data.rstrip("/"), "$R3MEM_DATA") for word in words] if data else words
     result = {
         "command": shlex.join(words).replace("'$R3MEM_DATA", "$R3MEM_DATA").replace("$R3MEM_DATA'", "$R3MEM_DATA"),
-        "commit": commit(),
+        "commit": COMMIT,
         "seed": seed,
         "hardware": hardware(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),

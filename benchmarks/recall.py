@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from autoregressive import autoregressive_rows
-from harness import console, documents, name_of, parser, run, start, table, write
+from harness import console, documents, layers_of, name_of, parser, run, start, table, write
 from rich.progress import track
 
 from r3mem import Backbone, ConfigError, R3Mem, Segments
@@ -107,7 +107,8 @@ def main() -> None:
     args = start(p)
     backbone = Backbone(args.backbone, args.dtype, lora_rank=0)
     first = args.ratio[0]
-    model = R3Mem(backbone, MeanPool(backbone.width, first), ReversibleStack([PositionBinding(backbone.width, first)]))
+    compressor = MeanPool(backbone.width, first, **layers_of(backbone))
+    model = R3Mem(backbone, compressor, ReversibleStack([PositionBinding(backbone.width, first)]))
     model.calibrate(segments=16)
     rows: list[dict[str, Any]] = []
     for path in track([*args.text, *([] if "random" in args.text else ["random"])], "recall", console=console):

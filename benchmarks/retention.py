@@ -119,8 +119,15 @@ def main() -> None:
     p.add_argument("--passages", type=int, default=24, help="held-out windows of each text")
     p.add_argument("--batch", type=int, default=4, help="windows a training step")
     p.add_argument("--lr", type=float, default=5e-4, help="highest learning rate")
-    p.add_argument("--write-layer", type=int, default=12, help="layer whose states become the slots")
-    p.add_argument("--read-layer", type=int, default=4, help="layer at which a memory enters")
+    p.add_argument(
+        "--write-layer",
+        type=int,
+        default=None,
+        help="layer whose states become slots; default 0.4 of the depth",
+    )
+    p.add_argument(
+        "--read-layer", type=int, default=None, help="layer at which a memory enters; default 0.13 of the depth"
+    )
     p.add_argument("--pooled", type=float, default=0.5, help="share of the mean state in virtual tokens")
     p.add_argument("--share", type=float, default=0.25, help="exact share of a slot")
     p.add_argument("--stream-tokens", type=int, default=16384, help="length of the streamed documents")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import console
+from harness import console, layers_of
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from r3mem import Backbone, MemoryState, R3Mem, Segments
@@ -77,7 +77,8 @@ def build(method: str, backbone_name: str, dtype: str, ratio: int, options: dict
     backbone = Backbone(backbone_name, dtype, lora_rank=LORA_RANK[method])
     kind = MeanPool if method == "mean_pool" else VirtualTokens
     share = options.pop("share", 0.25)
-    compressor = kind(backbone.width, ratio, **options)
+    chosen = {name: value for name, value in options.items() if value is not None}
+    compressor = kind(backbone.width, ratio, **{**layers_of(backbone), **chosen})
     return R3Mem(backbone, compressor, ReversibleStack([PositionBinding(backbone.width, ratio, share)]))
 
 

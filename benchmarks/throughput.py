@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import ROOT, console, documents, parser, peak_mib, run, start, table, write
+from harness import ROOT, console, documents, layers_of, parser, peak_mib, run, start, table, write
 
 from r3mem import Backbone, R3Mem, Segments
 from r3mem.compressors import VirtualTokens
@@ -31,7 +31,8 @@ def build(args: Any) -> R3Mem:
     backbone = Backbone(args.backbone, args.dtype)
     ratio = args.ratio[0]
     stack = ReversibleStack([PositionBinding(backbone.width, ratio)])
-    return R3Mem(backbone, VirtualTokens(backbone.width, ratio), stack).to(args.device).eval()
+    compressor = VirtualTokens(backbone.width, ratio, **layers_of(backbone))
+    return R3Mem(backbone, compressor, stack).to(args.device).eval()
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:

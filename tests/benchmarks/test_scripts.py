@@ -1,0 +1,82 @@
+"""Every benchmark script runs on any text and backbone, and writes what it promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+RECALL_ROW = {
+    "text", "ratio", "precision", "segments", "exact_match", "exact_match_corrected", "correction_bits_per_token"
+}  # fmt: skip
+THROUGHPUT_ROW = {"path", "tokens_per_second", "relative_to_plain", "peak_mib"}
+RETENTION_ROW = {
+    "method", "ratio", "nll_nothing", "nll_memory", "nll_last_n", "nll_full", "retained_gain", "train_seconds",
+    "train_tokens",
+}  # fmt: skip
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "words.txt"
+    path.write_text(" ".join(f"word{i} of the text" for i in range(4000)), encoding="utf-8")
+    return path
+
+
+def run(script: str, text: Path, backbone: Path, *more: str, fails: bool = False) -> dict[str, Any]:
+    result = text.parent / "result.json"
+    command = [sys.executable, str(SCRIPTS / script), "--text", str(text), "--backbone", str(backbone)]
+    command += ["--dtype", "float32", "--threads", "1", "--json", str(result), *more]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if fails:
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        return {"printed": done.stdout}
+    assert done.returncode == 0, done.stderr[-2000:]
+    written: dict[str, Any] = json.loads(result.read_text())
+    assert {"command", "commit", "seed", "hardware", "rows"} <= set(written)
+    assert written["rows"]
+    return written
+
+
+def test_recall(text: Path, backbone_folder: Path) -> None:
+    written = run("recall.py", text, backbone_folder, "--ratio", "2", "8", "--segments", "3", "--curve-segments", "2")
+    assert all(set(row) >= RECALL_ROW for row in written["rows"])
+    assert {(r["text"].split("/")[-1], r["ratio"], r["precision"]) for r in written["rows"]} == {
+        (t, r, p) for t in ("words", "random") for r in (2, 8) for p in ("float16", "int8")
+    }
+    assert all(row["exact_match_corrected"] == 1 for row in written["rows"])
+    assert {row["coupling"] for row in written["inverse"]} == {
+        "PositionBinding", "AttentionCoupling", "TransformerCoupling"
+    }  # fmt: skip
+
+
+def test_a_missing_text_is_one_clear_line(text: Path, backbone_folder: Path) -> None:
+    printed = run("recall.py", text.with_name("nothing.txt"), backbone_folder, fails=True)["printed"]
+    assert "nothing.txt" in printed and "no such file" in printed
+
+
+@pytest.mark.slow
+def test_throughput(text: Path, backbone_folder: Path) -> None:
+    more = ("--ratio", "8", "--batch", "2", "--repeats", "1", "--length", "600", "1200")
+    written = run("throughput.py", text, backbone_folder, *more)
+    assert all(set(row) >= THROUGHPUT_ROW for row in written["rows"] if "tokens" not in row)
+    assert [row["tokens"] for row in written["rows"] if "tokens" in row] == [600, 1200]
+    kept = {(row["couplings"], row["reversible"]): row["activation_mib"] for row in written["activation"]}
+    assert kept[16, True] == kept[1, True] and kept[16, False] > 8 * kept[1, False]
+
+
+@pytest.mark.slow
+def test_retention(text: Path, backbone_folder: Path) -> None:
+    more = ("--ratio", "8", "--train-tokens", "3072", "--batch", "2", "--passages", "2", "--write-layer", "2")
+    written = run("retention.py", text, backbone_folder, *more, "--read-layer", "1", "--stream-tokens", "2048")
+    assert all(set(row) >= RETENTION_ROW for row in written["rows"])
+    assert {row["method"] for row in written["rows"]} == {
+        "virtual_tokens", "virtual_tokens + recent", "another passage's memory", "random memory",
+        "mean_pool", "mean_pool + recent",
+    }  # fmt: skip
