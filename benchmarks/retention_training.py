@@ -133,9 +133,9 @@ def train(
 
         load_own_state(model, load_file(folder / WEIGHTS))
         console.print(f"{method}: trained before, loaded from {folder}")
-        return Trained(**about)
+        return Trained(**{**about, "parameters": _trainable(model, method)})
     order = random.Random(seed)
-    trained = Trained(method, parameters=sum(p.numel() for p in model.parameters() if p.requires_grad))
+    trained = Trained(method, parameters=_trainable(model, method))
     if method != "raw":
         explained = model.calibrate([i for w in windows[:48] for i in w])
         console.print(f"{method}: reading explains {explained:.0%} of its target's variance before training")
@@ -175,6 +175,12 @@ def train(
         model.save_pretrained(folder)
         (folder / "training.json").write_text(json.dumps(asdict(trained)) + "\n")
     return trained
+
+
+def _trainable(model: R3Mem, method: str) -> int:
+    """Weights that the method trains; the raw reader has a compressor that it never uses."""
+    part = model.backbone if method == "raw" else model
+    return sum(p.numel() for p in part.parameters() if p.requires_grad)
 
 
 def _segments(ids_BN: torch.Tensor) -> Segments:
