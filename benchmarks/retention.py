@@ -32,6 +32,17 @@ def windows_of(texts: list[list[int]], size: int, most: int) -> list[list[int]]:
     return out[:most]
 
 
+def parted(texts: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """What is trained on, and what is held out: every fifth document, or the last fifth of a few long ones."""
+    if len(texts) >= 5:
+        return [ids for i, ids in enumerate(texts) if i % 5], texts[::5]
+    cuts = [max(WINDOW, len(ids) * 4 // 5) for ids in texts]
+    held = [ids[cut:] for ids, cut in zip(texts, cuts, strict=True)]
+    if not any(len(ids) >= WINDOW for ids in held):
+        raise InputError(f"too little text to hold some out: give at least {6 * WINDOW} tokens, or --train")
+    return [ids[:cut] for ids, cut in zip(texts, cuts, strict=True)], held
+
+
 @torch.no_grad()
 def nll(model: R3Mem, view: View, windows: list[list[int]], batch: int = 8) -> float:
     """Mean NLL of the continuations, nats a token."""
@@ -111,7 +122,7 @@ def main() -> None:
         nargs="+",
         default=None,
         metavar="PATH",
-        help="text to train on; every fifth document of --text is held out if left out",
+        help="text to train on; a fifth of --text is held out if left out",
     )
     p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="what to train")
     p.add_argument("--train-tokens", type=int, default=200_000, help="tokens of windows that each method reads")
@@ -154,8 +165,8 @@ def main() -> None:
             for path in args.text:
                 texts = documents(path, model.backbone, 2_000_000, skip=5000, least=WINDOW)
                 if args.train is None:
-                    training += windows_of([ids for i, ids in enumerate(texts) if i % 5], WINDOW, 10**6)
-                    texts = texts[::5]
+                    seen, texts = parted(texts)
+                    training += windows_of(seen, WINDOW, 10**6)
                 held[name_of(path)] = windows_of(texts, WINDOW, args.passages)
                 long_texts[name_of(path)] = [ids for ids in texts if len(ids) >= args.stream_tokens][
                     : args.stream_documents
