@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,15 @@ COLUMNS = (
 
 def trained(folder: Path, extra: list[str]) -> Path:
     """Folder of the trained model; trains it with ``r3mem fit`` where there is none."""
-    done = sorted(folder.rglob("r3mem.json"))
-    if done:
-        console.print(f"trained before: {done[-1].parent.relative_to(ROOT)} (delete the folder to train again)")
-        return done[-1].parent
+    if (folder / "model" / "r3mem.json").is_file():
+        console.print(f"trained before: {folder / 'model'} (delete the folder to train again)")
+        return folder / "model"
     from lightning_modules.cli import main as r3mem
 
-    command = ["fit", "--config", str(CONFIG), "--trainer.default_root_dir", str(folder), *extra]
+    command = ["fit", "--config", os.path.relpath(CONFIG), "--export.folder", str(folder / "model"), *extra]
     console.print(f"$ r3mem {' '.join(command)}", highlight=False)
     r3mem(command)
-    return sorted(folder.rglob("r3mem.json"))[-1].parent
+    return folder / "model"
 
 
 def held_out(tokenizer: Any, most: int) -> list[list[int]]:
@@ -144,7 +144,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Train or find the model, measure, print, draw."""
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--out", type=Path, default=ROOT / "runs" / "quickstart", help="folder of the run")
+    p.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder of the run")
     p.add_argument("--passages", type=int, default=12, help="held-out passages")
     p.add_argument("--json", type=Path, default=None, metavar="FILE", help="where the result file goes")
     args, extra = p.parse_known_args()
@@ -156,7 +156,9 @@ def main() -> None:
     from r3mem import R3Mem
 
     model = R3Mem.from_pretrained(folder)
-    model.hierarchy.segment_tokens = HISTORY
+    model.hierarchy.segment_tokens = (
+        HISTORY  # One memory of the whole history, however long the segments of training were.
+    )
     windows = held_out(model.backbone.tokenizer, args.passages)
     rows = [measure(model, windows, ratio) for ratio in track(RATIOS, "measuring on unseen text", console=console)]
     table(f"{len(windows)} unseen passages: {HISTORY} tokens of history, then {CONTINUATION} tokens", rows, COLUMNS)
@@ -178,8 +180,7 @@ def main() -> None:
     console.print(model.recall(memory), markup=False, highlight=False)
     image = args.out / "quickstart.png"
     picture(rows, image)
-    shown = image.relative_to(ROOT) if image.is_relative_to(ROOT) else image
-    console.print(f"\npicture: {shown}   model: {folder}   this took {time.perf_counter() - began:.0f} s")
+    console.print(f"\npicture: {image}   model: {folder}   this took {time.perf_counter() - began:.0f} s")
     write(args.json, 0, rows, passages=len(windows), train_seconds=round(trained_seconds))
 
 
