@@ -180,11 +180,12 @@ def write(path: Path | None, seed: int, rows: list[dict[str, Any]], **more: Any)
     if path is None:
         return
     root = str(ROOT)
-    words = [word.replace(root + "/", "") for word in ["python", *sys.argv]]
-    data = os.environ.get("R3MEM_DATA")
-    words = [word.replace(data.rstrip("/"), "$R3MEM_DATA") for word in words] if data else words
+    words = [shlex.quote(word.replace(root + "/", "")) for word in ["python", *sys.argv]]
+    data = os.environ.get("R3MEM_DATA", "").rstrip("/")
+    if data:
+        words = [f"$R3MEM_DATA{word.removeprefix(data)}" if word.startswith(data) else word for word in words]
     result = {
-        "command": shlex.join(words).replace("'$R3MEM_DATA", "$R3MEM_DATA").replace("$R3MEM_DATA'", "$R3MEM_DATA"),
+        "command": " ".join(words),
         "commit": COMMIT,
         "seed": seed,
         "hardware": hardware(),
