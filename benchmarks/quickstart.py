@@ -12,7 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from harness import ROOT, console, run, table, write
+from rich.progress import track
+
+from r3mem import MemoryState, R3Mem, Segments
+from r3mem.objectives import forward_nll
 
 HISTORY, CONTINUATION = 512, 256
 RATIOS = (8, 16, 32, 64)
@@ -50,13 +55,20 @@ def held_out(tokenizer: Any, most: int) -> list[list[int]]:
     return [corpus.read(d, s, s + size).tolist() for d, s in starts][:most]
 
 
+def perplexity_after(model: Any, windows: list[list[int]], n: int) -> float:
+    """Perplexity of the continuations read after their last ``n`` raw tokens of history."""
+    logits_BNV = model.likelihood(Segments.pad([w[HISTORY - n :] for w in windows]))[:, n:]
+    return _perplexity(logits_BNV, Segments.pad([w[HISTORY:] for w in windows]))
+
+
+def _perplexity(logits_BNV: torch.Tensor, text: Segments) -> float:
+    total, count = forward_nll(logits_BNV, text, text.lengths_B > 0)
+    return math.exp(float(total / count))
+
+
+@torch.no_grad()
 def measure(model: Any, windows: list[list[int]], ratio: int) -> dict[str, Any]:
-    """One row of the table: recall, corrections, perplexities, sizes and speeds at one ratio."""
-    import torch
-
-    from r3mem import Segments
-    from r3mem.objectives import forward_nll
-
+    """Recall, corrections, perplexities, sizes and speeds at one ratio."""
     model.set_ratio(ratio)
     histories = [w[:HISTORY] for w in windows]
     began = time.perf_counter()
@@ -68,30 +80,19 @@ def measure(model: Any, windows: list[list[int]], ratio: int) -> dict[str, Any]:
     if texts != histories:
         raise RuntimeError("recall with corrections returned another text")
     text = Segments.pad([w[HISTORY:] for w in windows])
-    everyone_B = text.lengths_B > 0
-    recent = HISTORY // ratio
-
-    def perplexity(logits_BNV: torch.Tensor) -> float:
-        total, count = forward_nll(logits_BNV, text, everyone_B)
-        return math.exp(float(total / count))
-
-    def after(n: int) -> float:
-        return perplexity(model.likelihood(Segments.pad([w[HISTORY - n :] for w in windows]))[:, n:])
-
-    with torch.no_grad():
-        state = [model.state(memory) for memory in memories]
-        joined = type(state[0])(torch.cat([s.slots_BKD for s in state]), torch.cat([s.lengths_B for s in state]), ratio)
-        tokens = len(windows) * HISTORY
-        return {
-            "ratio": ratio, "positions": memories[0].n_slots,
-            "recall_exact_match": sum(not any(m.wrong) for m in memories) / len(memories),
-            "correction_bits_per_token": sum(m.correction_bits for m in memories) / tokens,
-            "ppl_nothing": after(0), "ppl_memory": perplexity(model.likelihood(text, joined)),
-            "ppl_last_n": after(recent), "ppl_full": after(HISTORY),
-            "memory_bytes": sum(m.nbytes for m in memories) // len(memories),
-            "text_bytes": sum(len(model.backbone.tokenizer.decode(h).encode()) for h in histories) // len(histories),
-            "retain_tokens_per_s": round(tokens / retained), "recall_tokens_per_s": round(tokens / recalled),
-        }  # fmt: skip
+    states = [model.state(memory) for memory in memories]
+    slots_BKD, lengths_B = torch.cat([s.slots_BKD for s in states]), torch.cat([s.lengths_B for s in states])
+    tokens = len(windows) * HISTORY
+    return {
+        "ratio": ratio, "positions": memories[0].n_slots,
+        "recall_exact_match": sum(not any(m.wrong) for m in memories) / len(memories),
+        "correction_bits_per_token": sum(m.correction_bits for m in memories) / tokens,
+        "ppl_memory": _perplexity(model.likelihood(text, MemoryState(slots_BKD, lengths_B, ratio)), text),
+        "ppl_last_n": perplexity_after(model, windows, HISTORY // ratio),
+        "memory_bytes": sum(m.nbytes for m in memories) // len(memories),
+        "text_bytes": sum(len(model.backbone.tokenizer.decode(h).encode()) for h in histories) // len(histories),
+        "retain_tokens_per_s": round(tokens / retained), "recall_tokens_per_s": round(tokens / recalled),
+    }  # fmt: skip
 
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
@@ -151,16 +152,13 @@ def main() -> None:
     began = time.perf_counter()
     folder = trained(args.out, extra)
     trained_seconds = time.perf_counter() - began
-    from rich.progress import track
-
-    from r3mem import R3Mem
-
     model = R3Mem.from_pretrained(folder)
-    model.hierarchy.segment_tokens = (
-        HISTORY  # One memory of the whole history, however long the segments of training were.
-    )
+    model.hierarchy.segment_tokens = HISTORY  # One memory of the whole history, whatever the segments of training were.
     windows = held_out(model.backbone.tokenizer, args.passages)
-    rows = [measure(model, windows, ratio) for ratio in track(RATIOS, "measuring on unseen text", console=console)]
+    with torch.no_grad():
+        bounds = {f"ppl_{name}": perplexity_after(model, windows, n) for name, n in (("nothing", 0), ("full", HISTORY))}
+    progress = track(RATIOS, "measuring on unseen text", console=console)
+    rows = [{**measure(model, windows, ratio), **bounds} for ratio in progress]
     table(f"{len(windows)} unseen passages: {HISTORY} tokens of history, then {CONTINUATION} tokens", rows, COLUMNS)
     console.print(
         "ppl: perplexity of the tokens after the history, read after nothing, the memory, as many raw recent tokens as "
