@@ -16,7 +16,6 @@ One pass sees ``[read prefix ; text ; write slots]`` (DESIGN 3.1); rows are quer
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,8 +30,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r3mem import backbone_source
+from r3mem.backbone_structure import decoder_layers, digest
 from r3mem.errors import ConfigError, InputError
 from r3mem.memory import Segments
+from r3mem.pass_masks import PassMasks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -143,9 +144,9 @@ class Backbone(nn.Module):
         self.lora_targets, self.lora_dropout = lora_targets, lora_dropout
         model.requires_grad_(False)
         # The digest must be of the base, before adapters rename its modules.
-        self._fingerprint = _digest(model, tokenizer)
+        self._fingerprint = digest(model, tokenizer)
         self._signature = frozenset(inspect.signature(model.forward).parameters)
-        self.layers = _decoder_layers(model)
+        self.layers = decoder_layers(model)
         self.model: nn.Module = model
         if lora_rank > 0:
             config = LoraConfig(
@@ -271,7 +272,7 @@ class Backbone(nn.Module):
         with ExitStack() as stack:
             if not plain:
                 position_ids_BS = torch.cat(positions, 1).clamp(max=self.max_positions - 1)
-                masks = _Masks.build(torch.cat(valid, 1), n_prefix, torch.cat(positions, 1).shape[1], self.compute)
+                masks = PassMasks.build(torch.cat(valid, 1), n_prefix, torch.cat(positions, 1).shape[1], self.compute)
                 inputs |= {"attention_mask": masks.all_layers, "position_ids": position_ids_BS}
                 if prefix is not None and prefix.layer > 0:
                     stack.enter_context(self._injected(prefix, masks))
@@ -356,7 +357,7 @@ class Backbone(nn.Module):
         return states_BPD if prefix.layer == 0 else torch.zeros_like(states_BPD)
 
     @contextmanager
-    def _injected(self, prefix: Prefix, masks: _Masks) -> Iterator[None]:
+    def _injected(self, prefix: Prefix, masks: PassMasks) -> Iterator[None]:
         """Inside, the prefix's states enter at their layer and are unseen below it."""
         if prefix.layer >= len(self.layers):
             raise ConfigError(f"a prefix cannot enter at layer {prefix.layer} of {len(self.layers)}")
@@ -410,7 +411,7 @@ class Backbone(nn.Module):
             text_BN = valid_BS[:, n_prefix:]
             text_positions_BN = prefix.start_B.repeat_interleave(copies)[:, None] + (text_BN.cumsum(1) - 1).clamp(min=0)
             positions_BS = torch.cat([prefix.positions_BP.repeat_interleave(copies, 0), text_positions_BN], 1)
-            masks = _Masks.build(valid_BS, n_prefix, n_queries, self.compute)
+            masks = PassMasks.build(valid_BS, n_prefix, n_queries, self.compute)
             steps.close()
             if prefix.layer > 0:
                 steps.enter_context(self._injected(prefix, masks))
@@ -450,51 +451,3 @@ class Backbone(nn.Module):
             yield
         finally:
             handle.remove()
-
-
-@dataclass
-class _Masks:
-    """Additive attention masks of one pass: for the layers that read the prefix, and for those below it."""
-
-    all_layers: Tensor
-    below: Tensor
-    n_queries: int
-
-    @classmethod
-    def build(cls, valid_BS: Tensor, n_prefix: int, n_queries: int, dtype: torch.dtype) -> _Masks:
-        n_keys = valid_BS.shape[1]
-        query_Q = torch.arange(n_keys - n_queries, n_keys, device=valid_BS.device)
-        key_S = torch.arange(n_keys, device=valid_BS.device)
-        causal_QS = key_S <= query_Q[:, None]
-        itself_QS = key_S == query_Q[:, None]
-        # A padded query has nothing to attend to; itself keeps its softmax finite.
-        seen_BQS = (causal_QS & valid_BS[:, None]) | itself_QS
-        below_BQS = seen_BQS & ~((key_S < n_prefix) & (query_Q[:, None] >= n_prefix))
-        blocked = torch.finfo(dtype).min
-        masks = [
-            torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, blocked)[:, None]
-            for seen in (seen_BQS, below_BQS)
-        ]
-        return cls(masks[0], masks[1], n_queries)
-
-
-def _decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder layers, found as the module list that is as long as the configuration says."""
-    depth = model.config.num_hidden_layers
-    found = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    if not found:
-        raise ConfigError(f"{type(model).__name__} has no list of {depth} decoder layers; it cannot be a backbone")
-    return found[0]
-
-
-def _digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A short digest of the architecture, a sample of every weight, and the vocabulary."""
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(type(model).__name__.encode())
-    for name, weight in model.state_dict().items():
-        flat = weight.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float32)
-        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    digest.update(repr(vocabulary).encode())
-    return digest.hexdigest()

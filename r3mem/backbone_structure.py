@@ -1,0 +1,33 @@
+"""What a language model is made of, found by structure and not by family: its decoder layers, its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from r3mem.errors import ConfigError
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder layers, found as the module list that is as long as the configuration says."""
+    depth = model.config.num_hidden_layers
+    found = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if not found:
+        raise ConfigError(f"{type(model).__name__} has no list of {depth} decoder layers; it cannot be a backbone")
+    return found[0]
+
+
+def digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A short digest of the architecture, a sample of every weight, and the vocabulary."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(type(model).__name__.encode())
+    for name, weight in model.state_dict().items():
+        flat = weight.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float32)
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    digest.update(repr(vocabulary).encode())
+    return digest.hexdigest()

@@ -1,0 +1,37 @@
+"""Which positions of one backbone pass attend to which.
+
+Shape legend: B batch, Q queries, S keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class PassMasks:
+    """Additive attention masks of one pass: for the layers that read the prefix, and for those below it."""
+
+    all_layers: Tensor
+    below: Tensor
+    n_queries: int
+
+    @classmethod
+    def build(cls, valid_BS: Tensor, n_prefix: int, n_queries: int, dtype: torch.dtype) -> PassMasks:
+        n_keys = valid_BS.shape[1]
+        query_Q = torch.arange(n_keys - n_queries, n_keys, device=valid_BS.device)
+        key_S = torch.arange(n_keys, device=valid_BS.device)
+        causal_QS = key_S <= query_Q[:, None]
+        itself_QS = key_S == query_Q[:, None]
+        # A padded query has nothing to attend to; itself keeps its softmax finite.
+        seen_BQS = (causal_QS & valid_BS[:, None]) | itself_QS
+        below_BQS = seen_BQS & ~((key_S < n_prefix) & (query_Q[:, None] >= n_prefix))
+        blocked = torch.finfo(dtype).min
+        masks = [
+            torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, blocked)[:, None]
+            for seen in (seen_BQS, below_BQS)
+        ]
+        return cls(masks[0], masks[1], n_queries)
