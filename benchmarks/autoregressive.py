@@ -62,16 +62,16 @@ def autoregressive_rows(args: argparse.Namespace, ratio: int) -> list[dict[str, 
 
 
 def _loss(model: R3Mem, ids_BN: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
-    state = model.step(_segments(ids_BN), logits=False).state
-    spelled = _segments(torch.nn.functional.pad(ids_BN, (1, 0), value=start))
+    state = model.step(Segments.whole(ids_BN), logits=False).state
+    spelled = Segments.whole(torch.nn.functional.pad(ids_BN, (1, 0), value=start))
     return forward_nll(model.likelihood(spelled, state), spelled, spelled.lengths_B > 0)
 
 
 @torch.no_grad()
 def _scores(model: R3Mem, rows: list[list[int]], start: int) -> dict[str, float]:
     ids_BN = torch.tensor(rows)
-    state = model.step(_segments(ids_BN), logits=False).state
-    spelled = _segments(torch.nn.functional.pad(ids_BN, (1, 0), value=start))
+    state = model.step(Segments.whole(ids_BN), logits=False).state
+    spelled = Segments.whole(torch.nn.functional.pad(ids_BN, (1, 0), value=start))
     forced_BN = model.likelihood(spelled, state).argmax(-1)[:, :-1]
     prefix = model.compressor.read(state)
     free = model.backbone.generate(
@@ -83,7 +83,3 @@ def _scores(model: R3Mem, rows: list[list[int]], start: int) -> dict[str, float]
         "free_running_accuracy": sum(matched) / ids_BN.numel(),
         "exact_match": sum(out == ids for out, ids in zip(free, rows, strict=True)) / len(rows),
     }
-
-
-def _segments(ids_BN: torch.Tensor) -> Segments:
-    return Segments(ids_BN, torch.full((len(ids_BN),), ids_BN.shape[1]))

@@ -96,9 +96,9 @@ def loss_of(model: R3Mem, view: View, ids_BN: torch.Tensor) -> tuple[torch.Tenso
     state: MemoryState | None = None
     if view.ratio is not None:
         model.set_ratio(view.ratio)
-        state = model.step(_segments(ids_BN[:, : history - view.recent]), logits=False).state
-    logits_BNV = model.likelihood(_segments(ids_BN[:, history - view.recent :]), state)[:, view.recent :]
-    return forward_nll(logits_BNV, _segments(ids_BN[:, history:]), rows_B)
+        state = model.step(Segments.whole(ids_BN[:, : history - view.recent]), logits=False).state
+    logits_BNV = model.likelihood(Segments.whole(ids_BN[:, history - view.recent :]), state)[:, view.recent :]
+    return forward_nll(logits_BNV, Segments.whole(ids_BN[:, history:]), rows_B)
 
 
 def train(
@@ -181,7 +181,3 @@ def _trainable(model: R3Mem, method: str) -> int:
     """Weights that the method trains; the raw reader has a compressor that it never uses."""
     part = model.backbone if method == "raw" else model
     return sum(p.numel() for p in part.parameters() if p.requires_grad)
-
-
-def _segments(ids_BN: torch.Tensor) -> Segments:
-    return Segments(ids_BN, torch.full((len(ids_BN),), ids_BN.shape[1], device=ids_BN.device))

@@ -17,8 +17,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from datamodules.segment_loader import SegmentLoader, SegmentRows
 from datamodules.segment_sampler import Order, SegmentSampler, StreamSampler, WindowSampler
 from datamodules.sources import ReadingOptions, open_source
-from datamodules.token_cache import TokenCache, cache_folder, open_token_cache
+from datamodules.token_cache import TokenCache, open_token_cache
 from datamodules.token_corpus import TokenCorpus
+from r3mem.cache import cache_folder
 from r3mem.errors import ConfigError, InputError
 
 DEFAULT_TEXT = "stdlib:pydoc_data.topics"
@@ -111,7 +112,7 @@ class DocumentsDataModule(LightningDataModule):
         self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
         self.reading = ReadingOptions(text_field, document_start=document_start)
         self.seed, self.num_workers, self.pin_memory = seed, num_workers, pin_memory
-        self.cache_dir = Path(cache_dir).expanduser() if cache_dir is not None else cache_folder()
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir is not None else cache_folder("tokens")
         self._caches: dict[str, TokenCache] = {}
         self._splits: dict[str, TokenCorpus] = {}
 

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.sources import Document, Source
+from r3mem.cache import cache_folder
 from r3mem.errors import InputError
 
 FORMAT_VERSION = 1
@@ -135,12 +136,6 @@ class TokenCache:
         return {name: value for name, value in self.__dict__.items() if name not in mapped}
 
 
-def cache_folder() -> Path:
-    """The user's cache folder for tokens; ``R3MEM_CACHE`` moves it."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "r3mem"
-    return Path(os.environ.get("R3MEM_CACHE", default)) / "tokens"
-
-
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Digest of all that decides which ids a text gets."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -166,14 +161,14 @@ def open_token_cache(
     Args:
         source: Where the documents come from.
         tokenizer: Its ids are stored; no special tokens are added.
-        root: Folder that holds the caches; None for ``cache_folder()``.
+        root: Folder that holds the caches; None for ``cache_folder("tokens")``.
         max_documents: Stop reading after so many documents that hold text.
         tell: Takes a line of progress about once a minute.
 
     Raises:
         InputError: If a document cannot be read, or no document holds text.
     """
-    root = root or cache_folder()
+    root = root or cache_folder("tokens")
     key = {
         "format": FORMAT_VERSION,
         "source": source.identity(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,17 +12,12 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from r3mem.cache import cache_folder
 from r3mem.errors import InputError
 
 log = logging.getLogger(__name__)
 
 WHEEL = "wheel:"
-
-
-def cache_folder() -> Path:
-    """The user's cache folder for r3mem; ``R3MEM_CACHE`` overrides it."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "r3mem"
-    return Path(os.environ.get("R3MEM_CACHE", default))
 
 
 def gguf_in_wheel(package: str) -> Path:
@@ -62,7 +56,7 @@ def unpacked_gguf(path: Path) -> Path:
     with path.open("rb") as file:
         head = file.read(1 << 20)
     digest = hashlib.blake2b(head + str(stat.st_size).encode(), digest_size=8).hexdigest()
-    folder = cache_folder() / "backbones" / f"{path.stem}-{digest}"
+    folder = cache_folder("backbones") / f"{path.stem}-{digest}"
     if (folder / "config.json").is_file():
         return folder
     log.info("unpacking %s once into %s", path.name, folder)

@@ -58,6 +58,11 @@ class Segments:
         lengths_B = torch.tensor([len(row) for row in rows], dtype=torch.long)
         return cls(ids_BN.to(device), lengths_B.to(device))
 
+    @classmethod
+    def whole(cls, ids_BN: Tensor) -> Segments:
+        """Rows of equal length, none of them padded."""
+        return cls(ids_BN, torch.full((len(ids_BN),), ids_BN.shape[1], device=ids_BN.device))
+
     @property
     def mask_BN(self) -> Tensor:
         """True where a real token stands."""

@@ -15,6 +15,7 @@ from r3mem.errors import RecallError
 from r3mem.memory import Segments, slots_needed
 from r3mem.reversible import corrections
 from r3mem.reversible.language_prior import LanguageModelPrior
+from r3mem.reversible.masks import token_mask
 from r3mem.reversible.position_binding import PositionBinding
 from r3mem.reversible.readout import NearestToken
 from r3mem.reversible.stack import ReversibleStack
@@ -102,7 +103,7 @@ class ExactText(nn.Module):
             The tokens, and ``bool BN``: where the margin is thin.
         """
         codes_BNC = self.codes(memory_BKD, lengths_B, n_tokens)
-        mask_BN = torch.arange(n_tokens, device=codes_BNC.device) < lengths_B[:, None]
+        mask_BN = token_mask(lengths_B, n_tokens)
         codes_MC = codes_BNC[mask_BN]
         ids_M, distance_M = self.readout.nearest(codes_MC)
         ids_BN = torch.zeros_like(mask_BN, dtype=torch.long)
