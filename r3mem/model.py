@@ -27,7 +27,7 @@ from r3mem.backbone import Backbone, Prefix
 from r3mem.components import describe
 from r3mem.compressors import Compressor
 from r3mem.errors import ConfigError, FingerprintError, InputError
-from r3mem.hierarchy import Flat, Hierarchy
+from r3mem.hierarchy import Document, Flat, Hierarchy
 from r3mem.memory import Memory, MemoryState, Segments, slots_needed
 from r3mem.reversible import ReversibleStack
 from r3mem.reversible.decoders import ExactText, Proof
@@ -225,7 +225,7 @@ class R3Mem(nn.Module):
             ``(row, record)``: the number of the text, and a memory of its next segment.
         """
         fingerprint = self.fingerprint
-        leaves = [self.hierarchy.build(list(ids)).leaves for ids in texts]
+        leaves = [self.hierarchy.build(Document(list(ids))).leaves for ids in texts]
         if any(not nodes for nodes in leaves):
             raise InputError("a text is empty: give at least one token to retain")
         states: list[MemoryState | None] = [None] * len(texts)

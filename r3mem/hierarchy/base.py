@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from r3mem.errors import ConfigError
+from r3mem.hierarchy.document import Document, Mention
 
 
 @dataclass
@@ -17,12 +18,14 @@ class Node:
         end: One past its last token.
         level: 0 is the document level; deeper levels are finer.
         parent: Index of the node that this one refines, in the tree's list of nodes; None at the top.
+        mentions: Entity mentions that begin in the segment, in characters of the document.
     """
 
     start: int
     end: int
     level: int = 0
     parent: int | None = None
+    mentions: tuple[Mention, ...] = ()
 
 
 @dataclass
@@ -30,11 +33,11 @@ class MemoryTree:
     """The segments of one document, parents before children.
 
     Attributes:
-        ids: Token ids of the whole document.
+        document: The document.
         nodes: Its segments. The leaves, in order, tile the document without gap or overlap.
     """
 
-    ids: list[int]
+    document: Document
     nodes: list[Node] = field(default_factory=list)
 
     @property
@@ -44,9 +47,23 @@ class MemoryTree:
         leaves = [node for i, node in enumerate(self.nodes) if i not in parents]
         return sorted(leaves, key=lambda node: node.start)
 
+    def ids(self, node: Node) -> list[int]:
+        """Token ids of a segment."""
+        return self.document.ids[node.start : node.end]
+
+    def chars(self, node: Node) -> tuple[int, int]:
+        """First character of a segment in the document, and one past its last."""
+        starts = self.document.starts
+        return starts[node.start], starts[node.end] if node.end < len(starts) else len(self.document.text)
+
+    def text(self, node: Node) -> str:
+        """Text of a segment."""
+        first, last = self.chars(node)
+        return self.document.text[first:last]
+
 
 class Hierarchy(ABC):
-    """Cuts a document into a tree of segments.
+    """Cuts a document into a tree of segments, and says what each segment is compressed with.
 
     A subclass stores each constructor argument in an attribute of the same name: saving and loading depend on it.
 
@@ -62,16 +79,39 @@ class Hierarchy(ABC):
             raise ConfigError(f"query_tokens {query_tokens} is not possible; the first token of a query is not scored")
         self.segment_tokens, self.query_tokens = segment_tokens, query_tokens
 
+    @property
+    def ratios(self) -> list[int | None]:
+        """Text tokens per virtual token of each level, coarsest first; None is the compressor's own."""
+        return [None]
+
     @abstractmethod
-    def build(self, ids: list[int]) -> MemoryTree:
+    def build(self, document: Document) -> MemoryTree:
         """The tree of a document.
 
         Args:
-            ids: Token ids of the document.
+            document: The document.
         """
 
+    @abstractmethod
+    def source(self, tree: MemoryTree, index: int) -> int | None:
+        """Which node's memory a segment is compressed with: an index before its own, or None for nothing.
+
+        Args:
+            tree: The tree.
+            index: The segment, as an index of the tree's nodes.
+        """
+
+    def queries(self, tree: MemoryTree, index: int) -> list[str]:
+        """Short texts that name a segment, best first; may be empty.
+
+        Args:
+            tree: The tree.
+            index: The segment, as an index of the tree's nodes.
+        """
+        return []
+
     def query(self, ids: list[int]) -> list[int]:
-        """A short text that names a segment: its lead.
+        """A short text that names a segment of which only the ids are known: its lead.
 
         Args:
             ids: Token ids of the segment.

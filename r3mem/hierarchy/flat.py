@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from r3mem.hierarchy.base import Hierarchy, MemoryTree, Node
+from r3mem.hierarchy.document import Document
 
 
 class Flat(Hierarchy):
-    """Cuts a document every ``segment_tokens`` tokens."""
+    """Cuts a document every ``segment_tokens`` tokens; each segment is compressed with the memory of the one before."""
 
-    def build(self, ids: list[int]) -> MemoryTree:
+    def build(self, document: Document) -> MemoryTree:
         """See :meth:`Hierarchy.build`."""
-        starts = range(0, len(ids), self.segment_tokens)
-        return MemoryTree(ids, [Node(start, min(start + self.segment_tokens, len(ids))) for start in starts])
+        n_tokens = len(document.ids)
+        starts = range(0, n_tokens, self.segment_tokens)
+        return MemoryTree(document, [Node(start, min(start + self.segment_tokens, n_tokens)) for start in starts])
+
+    def source(self, tree: MemoryTree, index: int) -> int | None:
+        """See :meth:`Hierarchy.source`."""
+        return index - 1 if index else None

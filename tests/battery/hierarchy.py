@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from r3mem import ConfigError
 from r3mem.components import build, describe
-from r3mem.hierarchy import Hierarchy
+from r3mem.hierarchy import Document, Hierarchy
 
 
 class HierarchyBattery:
@@ -30,8 +30,8 @@ class HierarchyBattery:
     @given(n_tokens=st.integers(0, 400), segment_tokens=st.integers(1, 80), seed=st.integers(0, 9))
     def test_leaves_tile_the_document(self, n_tokens: int, segment_tokens: int, seed: int) -> None:
         ids = random.Random(seed).choices(range(256), k=n_tokens)
-        tree = self.build(segment_tokens=segment_tokens).build(ids)
-        assert tree.ids == ids
+        tree = self.build(segment_tokens=segment_tokens).build(Document(ids))
+        assert tree.document.ids == ids
         at = 0
         for leaf in tree.leaves:
             assert leaf.start == at and 0 < leaf.end - leaf.start <= segment_tokens
@@ -44,7 +44,9 @@ class HierarchyBattery:
         self, n_tokens: int, segment_tokens: int, seed: int
     ) -> None:
         nodes = (
-            self.build(segment_tokens=segment_tokens).build(random.Random(seed).choices(range(256), k=n_tokens)).nodes
+            self.build(segment_tokens=segment_tokens)
+            .build(Document(random.Random(seed).choices(range(256), k=n_tokens)))
+            .nodes
         )
         for i, node in enumerate(nodes):
             assert 0 <= node.start < node.end <= n_tokens
@@ -57,7 +59,9 @@ class HierarchyBattery:
 
     def test_the_same_document_gives_the_same_tree(self) -> None:
         ids = random.Random(0).choices(range(256), k=300)
-        assert self.build(segment_tokens=40).build(ids) == self.build(segment_tokens=40).build(list(ids))
+        assert self.build(segment_tokens=40).build(Document(ids)) == self.build(segment_tokens=40).build(
+            Document(list(ids))
+        )
 
     def test_queries_are_short_and_of_the_segment(self) -> None:
         hierarchy = self.build(query_tokens=5)
@@ -68,7 +72,7 @@ class HierarchyBattery:
     def test_described_and_built_again(self) -> None:
         hierarchy, ids = self.build(segment_tokens=7, query_tokens=3), list(range(100))
         again = build(describe(hierarchy), Hierarchy)
-        assert again.build(ids) == hierarchy.build(ids) and again.query(ids) == hierarchy.query(ids)
+        assert again.build(Document(ids)) == hierarchy.build(Document(ids)) and again.query(ids) == hierarchy.query(ids)
 
     @pytest.mark.parametrize("wrong", [{"segment_tokens": 0}, {"query_tokens": 1}])
     def test_impossible_sizes(self, wrong: dict[str, int]) -> None:

@@ -1,6 +1,6 @@
 """The shared tests of hierarchies, for ``Flat``, and the order of leaves."""
 
-from r3mem.hierarchy import Flat, MemoryTree, Node
+from r3mem.hierarchy import Document, Flat, MemoryTree, Node
 from tests.battery.hierarchy import HierarchyBattery
 
 
@@ -9,7 +9,7 @@ class TestFlat(HierarchyBattery):
 
 
 def test_windows() -> None:
-    nodes = Flat(segment_tokens=4).build(list(range(10))).nodes
+    nodes = Flat(segment_tokens=4).build(Document(list(range(10)))).nodes
     assert nodes == [Node(0, 4), Node(4, 8), Node(8, 10)]
 
 
