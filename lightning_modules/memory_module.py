@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Container
+from collections.abc import Container, Iterable
+from dataclasses import fields
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lightning_modules.pair_terms import PairTerms, Sums
 from lightning_modules.token_metrics import EvaluationMetrics
 from r3mem import objectives, saving
 from r3mem.backbone import Backbone
@@ -24,12 +26,16 @@ from r3mem.compressors import Compressor
 from r3mem.errors import ConfigError, FingerprintError
 from r3mem.hierarchy import Flat, Hierarchy
 from r3mem.memory import Memory, MemoryState, Segments
-from r3mem.model import R3Mem, Step
+from r3mem.model import R3Mem
 from r3mem.objectives import Objective
+from r3mem.query_template import TEMPLATE, QueryTemplate
 from r3mem.reversible import ReversibleStack
 from r3mem.reversible.language_prior import LanguageModelPrior
+from r3mem.segment_model import Step
 
 CHECKPOINT_FORMAT = 1
+# Terms that only one kind of batch can give.
+STREAM_ONLY, PAIRS_ONLY = {"kl"}, {"expand", "contrast"}
 
 
 class MemoryModule(LightningModule):
@@ -50,6 +56,7 @@ class MemoryModule(LightningModule):
             back-propagation, 2010.06891): less activation memory, about a third more time.
         ratios: Ratios that training steps alternate between; evaluation and saved models keep the compressor's own.
         calibrate: Set the start of reading and writing from the backbone's own states before training.
+        query_template: What stands between a memory and a query; ends with ``{query}``.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class MemoryModule(LightningModule):
         replay: bool = False,
         ratios: list[int] | None = None,
         calibrate: bool = True,
+        query_template: str = TEMPLATE,
     ) -> None:
         super().__init__()
         if bptt_segments < 1:
@@ -78,6 +86,7 @@ class MemoryModule(LightningModule):
         self.optimizer_callable, self.warmup_steps, self.final_lr = optimizer, warmup_steps, final_lr
         self.bptt_segments, self.replay, self.calibrates = bptt_segments, replay, calibrate
         self.ratios = list(ratios or [])
+        self.query_template = QueryTemplate(query_template)
         self.evaluation = EvaluationMetrics()
         # Checkpoints hold our parts only; the frozen backbone is not missing from them but never in them.
         self.strict_loading = False
@@ -142,8 +151,13 @@ class MemoryModule(LightningModule):
         if self.ratios:
             self._use_ratio(self.ratios[self.global_step % len(self.ratios)])
         weights = self.objective.weights(self.global_step)
-        terms, state = self._terms(batch, self._begin(batch), weights)
-        self._carried = state.detach()
+        self._check_terms(batch)
+        if "query_BTQ" in batch:
+            sums = self._pairs(batch, weights)
+        else:
+            sums, state = self._sums(batch, self._begin(batch), weights)
+            self._carried = state.detach()
+        terms = {name: self._mean(parts) for name, parts in sums.items()}
         # Distributed training asks every process for a gradient of every parameter, whatever its rows hold.
         loss = torch.stack([p.flatten()[:1].sum() for p in self.parameters() if p.requires_grad]).sum() * 0
         for name, value in terms.items():
@@ -166,11 +180,34 @@ class MemoryModule(LightningModule):
             return None  # Slots of another ratio stand for other tokens.
         return None if bool(batch["reset_B"].all()) else carried.forget(batch["reset_B"])
 
-    def _terms(
+    def _check_terms(self, batch: dict[str, Tensor]) -> None:
+        """Refuse a term with a weight that this kind of batch cannot give: it would be trained on nothing."""
+        pairs = "query_BTQ" in batch
+        weighted = {f.name for f in fields(self.objective) if getattr(self.objective, f.name).weight}
+        impossible = sorted((STREAM_ONLY if pairs else PAIRS_ONLY) & weighted)
+        if impossible:
+            needed = (
+                "streams of segments: use DocumentsDataModule"
+                if pairs
+                else "(context, query) pairs: use HierarchyDataModule, QuestionsDataModule or ConversationsDataModule"
+            )
+            raise ConfigError(f"the objective has a weight for {', '.join(impossible)}, which needs {needed}")
+
+    def _pairs(self, batch: dict[str, Tensor], names: Iterable[str]) -> Sums:
+        """``(sum, count)`` of every term of a batch of (context, query) pairs."""
+        given = self.query_template.given(self.backbone.tokenizer)
+        return PairTerms(self.model, given, self._step, names).of(batch)
+
+    def _mean(self, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+        if not parts:
+            return torch.zeros((), device=self.device)
+        return torch.stack([p[0] for p in parts]).sum() / torch.stack([p[1] for p in parts]).sum().clamp(min=1)
+
+    def _sums(
         self, batch: dict[str, Tensor], state: MemoryState | None, weights: dict[str, float]
-    ) -> tuple[dict[str, Tensor], MemoryState]:
-        """Mean value of every term that counts, and the memory after the last segment."""
-        sums: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in weights}
+    ) -> tuple[Sums, MemoryState]:
+        """``(sum, count)`` of every term that counts for each segment, and the memory after the last."""
+        sums: Sums = {name: [] for name in weights}
         teacher = self._teacher(batch) if "kl" in weights else []
         reads = {"forward", "kl"} & set(weights)
         for t, text in enumerate(segments_of(batch)):
@@ -185,9 +222,9 @@ class MemoryModule(LightningModule):
             if step.logits_BNV is not None and "kl" in sums:
                 sums["kl"].append(objectives.distillation(step.logits_BNV, teacher[t], text, has_memory_B))
             if "query" in sums:
-                query = self._query(text)
-                logits_BNV = self.model.likelihood(query, step.state)
-                sums["query"].append(objectives.forward_nll(logits_BNV, query, query.lengths_B > 1))
+                asked, given = self._asked(text)
+                total_B = objectives.log_likelihood(self.model.likelihood(asked, step.state), asked, given)
+                sums["query"].append((-total_B.sum(), (asked.lengths_B - max(1, given)).clamp(min=0).sum()))
             if "backward" in sums:
                 sums["backward"].append(objectives.backward_ce(self.model.exact, step.state, text))
             if "cycle" in sums:
@@ -196,23 +233,20 @@ class MemoryModule(LightningModule):
                 sums["residual"].append(objectives.residual(step.residual_BND, text))
             state = keep_ended(state, step.state)
         assert state is not None
-        zero = torch.zeros((), device=self.device)
-        terms = {}
-        for name, parts in sums.items():
-            total = torch.stack([p[0] for p in parts]).sum() if parts else zero
-            count = torch.stack([p[1] for p in parts]).sum() if parts else torch.ones_like(zero)
-            terms[name] = total / count.clamp(min=1)
-        return terms, state
+        return sums, state
 
-    def _step(self, text: Segments, state: MemoryState | None, logits: bool) -> Step:
+    def _step(self, text: Segments, state: MemoryState | None, logits: bool, level: int | None = None) -> Step:
         if not self.replay or not torch.is_grad_enabled():
-            return self.model.step(text, state, logits)
+            return self.model.step(text, state, logits, level)
+
+        ratio = self.model.ratio
 
         def run(slots_BKD: Tensor | None) -> tuple[Tensor, ...]:
             memory = (
                 None if state is None or slots_BKD is None else MemoryState(slots_BKD, state.lengths_B, state.ratio)
             )
-            step = self.model.step(text, memory, logits)
+            with self.model.at_ratio(ratio):  # Run again in the backward pass, when another level's ratio may be set.
+                step = self.model.step(text, memory, logits, level)
             tensors = (step.state.slots_BKD, step.slots_BKD, step.text_BND, step.residual_BND)
             return tensors if step.logits_BNV is None else (*tensors, step.logits_BNV)
 
@@ -229,9 +263,12 @@ class MemoryModule(LightningModule):
             logits_BMV = self.backbone(whole).logits_BNV
         return list(logits_BMV.split(ids_BTN.shape[2], 1))
 
-    def _query(self, text: Segments) -> Segments:
-        rows = [self.model.hierarchy.query(text.ids_BN[b, :n].tolist()) for b, n in enumerate(text.lengths_B.tolist())]
-        return Segments.pad(rows, self.device)
+    def _asked(self, text: Segments) -> tuple[Segments, int]:
+        """The template with each segment's lead as its query, and how many tokens the template has."""
+        given, query = self.query_template.given(self.backbone.tokenizer), self.model.hierarchy.query
+        lengths = enumerate(text.lengths_B.tolist())
+        rows = [given + query(text.ids_BN[b, :n].tolist()) if n else [] for b, n in lengths]
+        return Segments.pad(rows, self.device), len(given)
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
@@ -244,6 +281,12 @@ class MemoryModule(LightningModule):
         self._evaluate(batch, "test")
 
     def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        if "query_BTQ" in batch:
+            for name, parts in self._pairs(batch, ("forward", "query", "contrast")).items():
+                count = sum(int(part[1]) for part in parts)
+                if count:
+                    self.log(f"{stage}/{name}", self._mean(parts), on_step=False, on_epoch=True, batch_size=count)
+            return
         texts = segments_of(batch)
         whole = Segments(batch["ids_BTN"].flatten(1), batch["lengths_BT"].sum(1))
         full_BMV = self.backbone(whole).logits_BNV

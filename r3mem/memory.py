@@ -6,17 +6,15 @@ Shape legend: B batch, N text tokens, T segments of one text, K virtual tokens, 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from r3mem.errors import FingerprintError, InputError
-from r3mem.tensor_file import write_tensors
+from r3mem.tensor_file import read_whole, write_whole
 
 FORMAT = 1
 PARTS = {
@@ -203,18 +201,25 @@ class Memory:
             fingerprint=first.fingerprint, wrong=[w for p in parts for w in p.wrong],
         )  # fmt: skip
 
-    def last(self) -> Memory:
-        """The last record alone: all that the next segment needs."""
-        n_slots = slots_needed(int(self.lengths_T[-1]), self.ratio)
+    def part(self, first: int, count: int = 1) -> Memory:
+        """Some consecutive records, without the padding that only others need.
+
+        Args:
+            first: The first record, from 0; negative counts from the end.
+            count: How many.
+        """
+        first = first % len(self.digests)
+        rows = slice(first, first + count)
+        lengths_T = self.lengths_T[rows]
+        n_slots = slots_needed(int(lengths_T.max()), self.ratio)
         return Memory(
-            self.data_TKD[-1:, :n_slots], self.share_scale_TK[-1:, :n_slots], self.rest_scale_TK[-1:, :n_slots],
-            self.precision, self.share_dims, self.lengths_T[-1:], self.ratio, self.corrections[-1:],
-            self.digests[-1:], self.fingerprint, self.wrong[-1:],
+            self.data_TKD[rows, :n_slots], self.share_scale_TK[rows, :n_slots], self.rest_scale_TK[rows, :n_slots],
+            self.precision, self.share_dims, lengths_T, self.ratio, self.corrections[rows], self.digests[rows],
+            self.fingerprint, self.wrong[rows],
         )  # fmt: skip
 
-    def save(self, path: str | Path) -> None:
-        """Write to a ``.safetensors`` file. The file appears whole or not at all."""
-        path = Path(path)
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """What is written to disk: tensors by name, and what says how to read them."""
         packed = b"".join(self.corrections)
         tensors = {
             "data": self.data_TKD.cpu().contiguous(),
@@ -230,11 +235,45 @@ class Memory:
             "format": str(FORMAT), "precision": self.precision, "share_dims": str(self.share_dims),
             "ratio": str(self.ratio), "fingerprint": json.dumps(self.fingerprint),
         }  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
-            written = Path(scratch) / "memory"
-            write_tensors(tensors, written, about)
-            written.replace(path)
+        return tensors, about
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor], about: dict[str, str], where: str) -> Memory:
+        """A memory of what :meth:`tensors` gave.
+
+        Args:
+            tensors: Tensors by name.
+            about: What says how to read them.
+            where: Named in errors.
+
+        Raises:
+            InputError: Not the parts of a memory.
+            FingerprintError: Of another format version.
+        """
+        if "format" not in about or "precision" not in about:
+            raise InputError(f"memory {where}: a safetensors file, but not a memory that r3mem saved")
+        if int(about["format"]) != FORMAT:
+            raise FingerprintError(
+                f"memory {where} is of format {about['format']}, this version reads format {FORMAT}: "
+                "retain the text again, or use the version that wrote it"
+            )
+        missing = sorted(PARTS - set(tensors))
+        if missing:
+            raise InputError(f"memory {where}: {', '.join(missing)} missing; retain the text again")
+        packed = tensors["corrections"].to(torch.uint8).numpy().tobytes()
+        pieces, at = [], 0
+        for size in tensors["correction_bytes"].tolist():
+            pieces.append(packed[at : at + size])
+            at += size
+        return cls(
+            tensors["data"], tensors["share_scale"], tensors["rest_scale"], about["precision"],
+            int(about["share_dims"]), tensors["lengths"], int(about["ratio"]), pieces, tensors["digests"].tolist(),
+            json.loads(about["fingerprint"]), tensors["wrong"].tolist(),
+        )  # fmt: skip
+
+    def save(self, path: str | Path) -> None:
+        """Write to a ``.safetensors`` file. The file appears whole or not at all."""
+        write_whole(*self.tensors(), Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> Memory:
@@ -244,31 +283,4 @@ class Memory:
             InputError: No such file, or not a memory.
             FingerprintError: The file is of another format version.
         """
-        if not Path(path).is_file():
-            raise InputError(f"memory {path}: no such file")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                about = file.metadata() or {}
-                if "format" not in about or "precision" not in about:
-                    raise InputError(f"memory {path}: a safetensors file, but not a memory that r3mem saved")
-                if int(about["format"]) != FORMAT:
-                    raise FingerprintError(
-                        f"memory {path} is of format {about['format']}, this version reads format {FORMAT}: "
-                        "retain the text again, or use the version that wrote it"
-                    )
-                t = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise InputError(f"memory {path}: not a whole safetensors file ({error}); it may be truncated") from error
-        missing = sorted(PARTS - set(t))
-        if missing:
-            raise InputError(f"memory {path}: {', '.join(missing)} missing; retain the text again")
-        packed = t["corrections"].to(torch.uint8).numpy().tobytes()
-        sizes, pieces, at = t["correction_bytes"].tolist(), [], 0
-        for size in sizes:
-            pieces.append(packed[at : at + size])
-            at += size
-        return cls(
-            t["data"], t["share_scale"], t["rest_scale"], about["precision"], int(about["share_dims"]), t["lengths"],
-            int(about["ratio"]), pieces, t["digests"].tolist(),
-            json.loads(about["fingerprint"]), t["wrong"].tolist(),
-        )  # fmt: skip
+        return cls.of_tensors(*read_whole(Path(path), "memory"), str(path))

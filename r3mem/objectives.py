@@ -44,7 +44,10 @@ class Objective:
     Attributes:
         forward: Negative log-likelihood of a segment given the memory of what came before.
         kl: Distillation: divergence from the frozen backbone that reads the full text of the batch instead.
-        query: Negative log-likelihood of a segment's query given its memory.
+        query: Compress direction: negative log-likelihood of a segment's query given its memory.
+        expand: Expand direction: negative log-likelihood of a segment given its memory and its query.
+        contrast: Negative log-probability that a query is of its own segment and not of another candidate's, by its
+            likelihood given each one's memory.
         backward: Cross-entropy of the words recalled without residual, against sampled rows of the vocabulary.
         cycle: Distance of both streams from themselves after recall and retain.
         residual: Mean square of what the stack leaves in the text stream.
@@ -53,6 +56,8 @@ class Objective:
     forward: Term = field(default_factory=lambda: Term(1.0))
     kl: Term = field(default_factory=Term)
     query: Term = field(default_factory=Term)
+    expand: Term = field(default_factory=Term)
+    contrast: Term = field(default_factory=Term)
     backward: Term = field(default_factory=Term)
     cycle: Term = field(default_factory=Term)
     residual: Term = field(default_factory=Term)
@@ -80,6 +85,45 @@ def forward_nll(logits_BNV: Tensor, text: Segments, rows_B: Tensor) -> tuple[Ten
     targets_BN = text.ids_BN[:, 1:].masked_fill(~(text.mask_BN[:, 1:] & rows_B[:, None]), -100)
     total = F.cross_entropy(logits_BNV[:, :-1].flatten(0, 1).float(), targets_BN.flatten(), reduction="sum")
     return total, (targets_BN >= 0).sum()
+
+
+def log_likelihood(logits_BNV: Tensor, text: Segments, first: int | Tensor = 1, last_B: Tensor | None = None) -> Tensor:
+    """Log-probability of each row's tokens.
+
+    Args:
+        logits_BNV: Next-token logits at the text.
+        text: The text.
+        first: Position of the first token that counts, for all rows or ``B``; at least 1, nothing precedes token 0.
+        last_B: One past the last token that counts; None for the end of each row.
+
+    Returns:
+        Nats, summed over tokens, ``B``; 0 for a row without a token that counts.
+    """
+    place_N = torch.arange(1, text.ids_BN.shape[1], device=text.ids_BN.device)
+    first_B1 = first[:, None] if isinstance(first, Tensor) else first
+    last_B1 = (text.lengths_B if last_B is None else last_B)[:, None]
+    targets_BN = text.ids_BN[:, 1:].masked_fill(~((place_N >= first_B1) & (place_N < last_B1)), -100)
+    nats_BN = F.cross_entropy(logits_BNV[:, :-1].transpose(1, 2).float(), targets_BN, reduction="none")
+    return -nats_BN.sum(1)
+
+
+def contrast(scores_BT: Tensor, relevant_BT: Tensor, candidate_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-probability of each relevant candidate among itself and those that are not relevant.
+
+    Args:
+        scores_BT: Log-likelihood of a query given each candidate's memory: a softmax over it is the posterior of a
+            uniform choice.
+        relevant_BT: ``bool``; candidates that answer the query.
+        candidate_BT: ``bool``; False where nothing stands.
+
+    Returns:
+        ``(sum, count)`` in nats over the relevant candidates of rows that have others to tell them from.
+    """
+    wrong_BT = candidate_BT & ~relevant_BT
+    against_B = scores_BT.masked_fill(~wrong_BT, -torch.inf).logsumexp(1)
+    counts_BT = candidate_BT & relevant_BT & wrong_BT.any(1, keepdim=True)
+    nats_BT = torch.logaddexp(scores_BT, against_B[:, None]) - scores_BT
+    return torch.where(counts_BT, nats_BT, 0).sum(), counts_BT.sum()
 
 
 def distillation(

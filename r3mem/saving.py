@@ -39,11 +39,12 @@ def digest(description: dict[str, Any], module: nn.Module | None = None) -> str:
 
 
 def own_state(model: R3Mem) -> dict[str, Tensor]:
-    """Everything that training changes or calibration sets: adapters, compressor, stack."""
+    """Everything that training changes or calibration sets: adapters, compressor, stack, level embeddings."""
     adapters = {f"backbone.{name}": p for name, p in model.backbone.adapter_parameters()}
     parts = {
         f"{part}.{name}": tensor
-        for part in ("compressor", "decoder")
+        for part in ("compressor", "decoder", "level_embedding")
+        if getattr(model, part) is not None
         for name, tensor in getattr(model, part).state_dict().items()
     }
     return {name: tensor.detach() for name, tensor in {**adapters, **parts}.items()}

@@ -1,16 +1,20 @@
-"""Tensors to a ``.safetensors`` file with the permissions that the user's files have; safetensors gives its own."""
+"""Tensors to a ``.safetensors`` file that is whole or not there, and back."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from r3mem.errors import InputError
+
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str]) -> None:
-    """Write a new file, down to the disk.
+    """Write a new file, down to the disk, with the permissions that the user's files have; safetensors gives its own.
 
     Args:
         tensors: What to write.
@@ -23,3 +27,37 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str])
     path.chmod(mode)
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def write_whole(tensors: dict[str, Tensor], about: dict[str, str], path: Path) -> None:
+    """Write or replace a file; it appears whole, or what was there stays.
+
+    Args:
+        tensors: What to write.
+        about: Plain text that goes with the tensors.
+        path: Where; folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+        written = Path(scratch) / "written"
+        write_tensors(tensors, written, about)
+        written.replace(path)
+
+
+def read_whole(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a file, and the text that goes with them.
+
+    Args:
+        path: The file.
+        kind: What it should be, named in errors.
+
+    Raises:
+        InputError: No such file, or not a whole safetensors file.
+    """
+    if not path.is_file():
+        raise InputError(f"{kind} {path}: no such file")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{kind} {path}: not a whole safetensors file ({error}); it may be truncated") from error

@@ -101,7 +101,7 @@ def test_going_on_from_a_memory_is_going_on(model: R3Mem, precision: str) -> Non
     head = model.retain(ids[: 2 * SEGMENT], precision=precision)
     assert same_memory(model.retain(ids[2 * SEGMENT :], memory=head, precision=precision), whole)
     assert same_memory(
-        model.retain(ids[2 * SEGMENT :], memory=head.last(), precision=precision, records="last"), whole.last()
+        model.retain(ids[2 * SEGMENT :], memory=head.part(-1), precision=precision, records="last"), whole.part(-1)
     )
     alone = model.retain(ids[2 * SEGMENT :], precision=precision)
     assert not torch.equal(alone.data_TKD[0], whole.data_TKD[2])
@@ -109,7 +109,7 @@ def test_going_on_from_a_memory_is_going_on(model: R3Mem, precision: str) -> Non
 
 def test_the_last_record_alone_is_the_state(model: R3Mem) -> None:
     whole, last = model.retain(TEXT), model.retain(TEXT, records="last")
-    assert same_memory(whole.last(), last) and len(last.lengths_T) == 1
+    assert same_memory(whole.part(-1), last) and len(last.lengths_T) == 1
     assert TEXT.encode().endswith(model.recall(last).encode())
     assert torch.equal(model.state(whole).slots_BKD, model.state(last).slots_BKD)
     assert model.retain(TEXT * 9, records="last").data_TKD.shape[0] == 1
@@ -295,7 +295,7 @@ def test_the_stored_state_is_what_the_next_segment_reads(model: R3Mem) -> None:
     ids = list(TEXT.encode())[: 2 * SEGMENT]
     memory = model.retain(ids, precision="int8")
     text = Segments.pad([ids[SEGMENT:]])
-    with torch.no_grad(), model._evaluating():
+    with torch.no_grad(), model.evaluating():
         first = model.state(model.retain(ids[:SEGMENT], precision="int8"))
         again = model.step(text, first, logits=False).state.slots_BKD
     step = float(memory.rest_scale_TK[1].max())

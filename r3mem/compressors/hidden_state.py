@@ -56,8 +56,18 @@ class HiddenStateCompressor(Compressor):
 
     def read(self, memory: MemoryState) -> Prefix:
         """See :meth:`Compressor.read`."""
-        prefix: Prefix = self.reader(memory)
+        prefix: Prefix = self.reader(memory, self.positions(memory))
         return prefix
+
+    def pool(self, states_BND: Tensor, text: Segments) -> Tensor:
+        """Mean state ``BKD`` of the tokens that each slot stands for, the attention sink left out."""
+        return mean_by_slot(states_BND, without_sink(text), self.ratio)
+
+    def positions(self, memory: MemoryState) -> Tensor:
+        """Where each slot stands among the tokens of its text: ``BK``, ``long``, the centre of what it stands for."""
+        slots_BKD = memory.slots_BKD
+        centre_K = torch.arange(slots_BKD.shape[1], device=slots_BKD.device) * memory.ratio + (memory.ratio - 1) // 2
+        return centre_K.expand(len(slots_BKD), -1)
 
     @torch.no_grad()
     def calibrate(self, backbone: Backbone, text: Segments, finish: Callable[[Tensor], Tensor]) -> float:
@@ -71,7 +81,7 @@ class HiddenStateCompressor(Compressor):
             captured_BND = backbone(text, capture=self.read_layer, logits=False).text_BND
             assert captured_BND is not None
             text_BND = captured_BND.float()
-        targets_BKD = mean_by_slot(text_BND, without_sink(text), self.ratio)
+        targets_BKD = self.pool(text_BND, text)
         anchor_D = text_BND[text.lengths_B > 0, 0].mean(0)
         return self.reader.fit(finish(self.writer(states_BKD, mask_BK))[mask_BK], targets_BKD[mask_BK], anchor_D)
 

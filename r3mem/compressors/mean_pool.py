@@ -8,8 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from r3mem.backbone import Backbone, Prefix
-from r3mem.compressors.base import mean_by_slot
-from r3mem.compressors.hidden_state import HiddenStateCompressor, without_sink
+from r3mem.compressors.hidden_state import HiddenStateCompressor
 from r3mem.memory import Segments
 
 
@@ -21,4 +20,4 @@ class MeanPool(HiddenStateCompressor):
     ) -> tuple[Tensor, Tensor | None]:
         """See :meth:`HiddenStateCompressor.states`."""
         out = backbone(text, prefix, capture=self.write_layer, logits=logits)
-        return mean_by_slot(out.text_BND, without_sink(text), self.ratio), out.logits_BNV
+        return self.pool(out.text_BND, text), out.logits_BNV

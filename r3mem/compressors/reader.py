@@ -44,19 +44,22 @@ class MemoryReader(nn.Module):
         # Learning happens in units of the layer's own spread: hidden dimensions differ by orders of magnitude.
         self.register_buffer("scale_D", torch.ones(width))
 
-    def forward(self, memory: MemoryState) -> Prefix:
-        """The prefix that stands for a memory; rows that hold nothing are masked out altogether."""
+    def forward(self, memory: MemoryState, positions_BK: Tensor) -> Prefix:
+        """The prefix that stands for a memory; rows that hold nothing are masked out altogether.
+
+        Args:
+            memory: The memory.
+            positions_BK: Where each slot stands in the text, ``long``.
+        """
         with torch.autocast(memory.slots_BKD.device.type, enabled=False):
             states_BKD = (memory.slots_BKD.float() @ self.map_DD.T + self.bias_D) * self.scale_D
             anchor_B1D = (self.anchor_D * self.scale_D).expand(len(states_BKD), 1, -1)
         mask_BK = memory.mask_BK
         holds_B = memory.lengths_B > 0
-        centre_K = torch.arange(mask_BK.shape[1], device=mask_BK.device) * memory.ratio + (memory.ratio - 1) // 2
-        positions_BP = torch.cat([torch.zeros(1, dtype=torch.long, device=mask_BK.device), centre_K])
         return Prefix(
             states_BPD=torch.cat([anchor_B1D, states_BKD], 1),
             mask_BP=torch.cat([holds_B[:, None], mask_BK], 1),
-            positions_BP=positions_BP.expand(len(mask_BK), -1),
+            positions_BP=nn.functional.pad(positions_BK, (1, 0)),
             start_B=memory.lengths_B,
             layer=self.layer,
         )

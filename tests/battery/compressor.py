@@ -22,8 +22,6 @@ from torch import Tensor
 from r3mem import Backbone, InputError, MemoryState, Segments
 from r3mem.components import build, describe
 from r3mem.compressors import Compressor
-from r3mem.compressors.base import mean_by_slot
-from r3mem.compressors.hidden_state import without_sink
 from r3mem.memory import slots_needed
 from tests.tiny_models import WIDTH, awaken_adapters
 
@@ -197,7 +195,7 @@ class HiddenStateBattery(CompressorBattery):
             states_BND = backbone.embed(fresh.ids_BN)
             if read_layer:
                 states_BND = backbone(fresh, capture=read_layer, logits=False).text_BND
-            wanted_BKD = mean_by_slot(states_BND, without_sink(fresh), RATIO)
+            wanted_BKD = compressor.pool(states_BND, fresh)
             return float((prefix.states_BPD[:, 1:] - wanted_BKD).square().mean() / wanted_BKD.var())
 
         before = error()

@@ -36,7 +36,7 @@ def test_fit_is_ridge_regression() -> None:
     map_DD = np.linalg.lstsq(np.vstack([x_MD, pull_DD]), np.vstack([centred_MD, np.zeros((6, 6))]), rcond=None)[0]
     read_MD = (x_MD @ map_DD + y_MD.mean(0)) * unit_D
 
-    prefix = reader(MemoryState(slots_MD[None], torch.tensor([200]), ratio=1))
+    prefix = reader(MemoryState(slots_MD[None], torch.tensor([200]), ratio=1), torch.arange(200)[None])
     np.testing.assert_allclose(prefix.states_BPD[0, 1:].detach().numpy() / unit_D, read_MD / unit_D, atol=1e-3)
     torch.testing.assert_close(prefix.states_BPD[0, 0], anchor_D, atol=1e-4, rtol=1e-4)
     error = np.square(centred_MD - x_MD @ map_DD).sum() / np.square(centred_MD).sum()
@@ -56,7 +56,7 @@ def test_fit_refuses_slots_that_do_not_differ() -> None:
 
 def test_where_the_states_stand() -> None:
     memory = MemoryState(torch.zeros(3, 3, 6), torch.tensor([10, 4, 0]), ratio=4)
-    prefix = MemoryReader(6, layer=2)(memory)
+    prefix = MemoryReader(6, layer=2)(memory, torch.tensor([[1, 5, 9]] * 3))
     assert prefix.positions_BP.tolist() == [[0, 1, 5, 9]] * 3
     assert prefix.mask_BP.tolist() == [[True] * 4, [True, True, False, False], [False] * 4]
     assert prefix.start_B.tolist() == [10, 4, 0] and prefix.layer == 2

@@ -76,7 +76,8 @@ def module(tiny_backbone: Callable[..., Backbone]) -> Make:
 def terms_of(module: MemoryModule, given: Batch, step: int = 0, state: Any = None) -> dict[str, Tensor]:
     """Values of the terms for one batch."""
     torch.manual_seed(1)
-    return module._terms(given, state, module.objective.weights(step))[0]
+    sums, _ = module._sums(given, state, module.objective.weights(step))
+    return {name: module._mean(parts) for name, parts in sums.items()}
 
 
 def gradients(module: MemoryModule, loss: Tensor) -> dict[str, Tensor]:
@@ -131,7 +132,7 @@ def test_no_logits_are_made_where_no_term_reads_them(module: Make, monkeypatch: 
     asked: list[bool] = []
     step = made.model.step
     monkeypatch.setattr(
-        made.model, "step", lambda text, state, logits: asked.append(logits) or step(text, state, logits)
+        made.model, "step", lambda text, state, logits, level: asked.append(logits) or step(text, state, logits, level)
     )
     terms_of(made, batch())
     assert asked == [False, False]
@@ -225,12 +226,12 @@ def test_memory_is_carried_to_the_next_batch_and_dropped_at_a_new_document(modul
     halves = [{**whole, "ids_BTN": whole["ids_BTN"][:, part], "lengths_BT": whole["lengths_BT"][:, part]}
               for part in (slice(0, 2), slice(2, 4))]  # fmt: skip
     with torch.no_grad():
-        _, expected = made._terms(whole, None, {"forward": 1.0})
-        _, state = made._terms(halves[0], made._begin(halves[0]), {"forward": 1.0})
+        _, expected = made._sums(whole, None, {"forward": 1.0})
+        _, state = made._sums(halves[0], made._begin(halves[0]), {"forward": 1.0})
         made._carried = state
         going_on = {**halves[1], "reset_B": torch.tensor([False, False, True])}
-        _, state = made._terms(going_on, made._begin(going_on), {"forward": 1.0})
-        _, fresh = made._terms(halves[1], None, {"forward": 1.0})
+        _, state = made._sums(going_on, made._begin(going_on), {"forward": 1.0})
+        _, fresh = made._sums(halves[1], None, {"forward": 1.0})
     torch.testing.assert_close(state.slots_BKD[:2], expected.slots_BKD[:2])
     torch.testing.assert_close(state.slots_BKD[2], fresh.slots_BKD[2])
     assert (state.slots_BKD[2] - expected.slots_BKD[2]).abs().max() > 1e-3
@@ -242,8 +243,8 @@ def test_an_ended_row_keeps_its_memory_and_trains_nothing(module: Make) -> None:
     changed = {**given, "ids_BTN": given["ids_BTN"].clone()}
     changed["ids_BTN"][1, 0, 5:], changed["ids_BTN"][1:, 1], changed["ids_BTN"][2] = 7, 7, 7
     with torch.no_grad():
-        (terms, state), (again, _) = (made._terms(b, None, {"forward": 1.0}) for b in (given, changed))
-    assert torch.equal(terms["forward"], again["forward"])
+        (terms, state), (again, _) = (made._sums(b, None, {"forward": 1.0}) for b in (given, changed))
+    assert torch.equal(made._mean(terms["forward"]), made._mean(again["forward"]))
     assert state.lengths_B.tolist() == [8, 5, 0] and not state.slots_BKD[2].any()
 
 

@@ -1,0 +1,46 @@
+"""What stands between a memory and a query that is asked of it: the same in training and in search."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+from r3mem.errors import ConfigError
+
+PLACE = "{query}"
+TEMPLATE = "\nQuestion: {query}"
+
+
+class QueryTemplate:
+    """A text with a place for the query at its end.
+
+    Its words are given, not scored, and let the query's first token be scored too. A space before the query belongs to
+    the query's first word, as tokenizers of running text have it.
+
+    Args:
+        template: Ends with ``{query}``; with ``{query}`` alone nothing is given.
+
+    Raises:
+        ConfigError: ``{query}`` is not at its end, or there more than once.
+    """
+
+    def __init__(self, template: str = TEMPLATE) -> None:
+        if not template.endswith(PLACE) or template.count(PLACE) != 1:
+            raise ConfigError(
+                f"template {template!r} must end with {PLACE} and hold it once: what followed the query would be scored"
+            )
+        self.template = template
+        before = template.removesuffix(PLACE)
+        self._head = before.rstrip(" ")
+        self._space = before[len(self._head) :]
+
+    def given(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """Token ids in front of a query; they may be none."""
+        return _ids(tokenizer, self._head)
+
+    def scored(self, tokenizer: PreTrainedTokenizerBase, query: str) -> list[int]:
+        """Token ids of a query where it stands."""
+        return _ids(tokenizer, self._space + query)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids) if text else []

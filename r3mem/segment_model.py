@@ -1,0 +1,348 @@
+"""The four parts as one module, on the level of segments: with gradients for training, stored for whole texts.
+
+Shape legend: B batch, N text tokens, T segments of one text, K virtual tokens, D width, V vocabulary.
+
+One segment, forward (``step``) and backward (``recall``)::
+
+    text --embed--> U_0 ------.
+                              v            stored
+    [read(M) ; text ; slots] -> V_0 --> stack.retain --> V_S = M'  --> stack.recall --> U_0 --> nearest tokens
+                  '--> logits at the text: forward likelihood given M
+"""
+
+from __future__ import annotations
+
+import pydoc_data.topics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from r3mem import saving
+from r3mem.backbone import Backbone, Prefix
+from r3mem.components import describe
+from r3mem.compressors import Compressor
+from r3mem.errors import ConfigError, FingerprintError, InputError
+from r3mem.hierarchy import Flat, Hierarchy
+from r3mem.memory import Memory, MemoryState, Segments, slots_needed
+from r3mem.reversible import ReversibleStack
+from r3mem.reversible.decoders import ExactText, Proof
+from r3mem.reversible.language_prior import LanguageModelPrior
+from r3mem.reversible.quantise import Precision, Quantised, dequantise, quantise
+
+Text = str | Sequence[int]
+
+
+@dataclass
+class Step:
+    """One segment's forward pass.
+
+    Attributes:
+        state: The new memory ``V_S``.
+        logits_BNV: Next-token logits at the segment given the memory before it, or None.
+        slots_BKD: The initial memory stream ``V_0``, off the exact share.
+        text_BND: The text stream ``U_0``.
+        residual_BND: What is left of the text stream after the stack.
+    """
+
+    state: MemoryState
+    logits_BNV: Tensor | None
+    slots_BKD: Tensor
+    text_BND: Tensor
+    residual_BND: Tensor
+
+
+class SegmentModel(nn.Module):
+    """Backbone, compressor, reversible stack and hierarchy, working on segments.
+
+    Args:
+        backbone: The language model.
+        compressor: Text to initial memory stream (SEAM 1).
+        decoder: The reversible stack (SEAM 2).
+        hierarchy: Document to segments (SEAM 3).
+        prior: Settles thin readings by the language model's expectation.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        compressor: Compressor,
+        decoder: ReversibleStack,
+        hierarchy: Hierarchy | None = None,
+        prior: LanguageModelPrior | None = None,
+    ) -> None:
+        super().__init__()
+        if compressor.ratio != decoder.ratio:
+            raise ConfigError(
+                f"the compressor's ratio is {compressor.ratio}, the stack's {decoder.ratio}: make them equal"
+            )
+        for part in (compressor, *decoder.couplings):
+            width = getattr(part, "width", backbone.width)
+            if width != backbone.width:
+                raise ConfigError(
+                    f"{type(part).__name__} is {width} wide, the backbone {backbone.name} {backbone.width}: "
+                    f"set width to {backbone.width}"
+                )
+        self.backbone, self.compressor, self.decoder = backbone, compressor, decoder
+        self.hierarchy = hierarchy if hierarchy is not None else Flat()
+        n_levels = len(self.hierarchy.ratios)
+        #: Tells levels apart; nothing at the start, and not there where a hierarchy has one level.
+        self.level_embedding = nn.Embedding(n_levels, backbone.width) if n_levels > 1 else None
+        if self.level_embedding is not None:
+            nn.init.zeros_(self.level_embedding.weight)
+        self.exact = ExactText(decoder, backbone.embedding_VD, prior)
+
+    @property
+    def ratio(self) -> int:
+        """Text tokens per virtual token."""
+        return self.compressor.ratio
+
+    def set_ratio(self, ratio: int) -> None:
+        """Compress at another ratio from now on. Nothing that was trained depends on it.
+
+        Raises:
+            ConfigError: The stack cannot work at that ratio; the message says which it can.
+        """
+        decoder = self.decoder.at_ratio(ratio)
+        self.decoder = self.exact.stack = decoder
+        self.exact.forget_readout()
+        self.compressor.ratio = ratio
+
+    @contextmanager
+    def at_ratio(self, ratio: int | None) -> Iterator[None]:
+        """Inside, compress and read at another ratio; None changes nothing.
+
+        Raises:
+            ConfigError: The stack cannot work at that ratio.
+        """
+        before = self.ratio
+        if ratio is not None and ratio != before:
+            self.set_ratio(ratio)
+        try:
+            yield
+        finally:
+            if self.ratio != before:
+                self.set_ratio(before)
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Names of the backbone, of the stack at its ratio and of the prior; a memory of others is refused."""
+        stack = describe(self.decoder)
+        stack["init_args"].pop("invertible_backward", None)
+        return {
+            "backbone": self.backbone.fingerprint,
+            "stack": saving.digest(stack, self.decoder),
+            "prior": "none" if self.exact.prior is None else saving.digest(describe(self.exact.prior)),
+        }
+
+    def step(
+        self, text: Segments, memory: MemoryState | None = None, logits: bool = True, level: int | None = None
+    ) -> Step:
+        """Retain one segment of each row.
+
+        Args:
+            text: The segments.
+            memory: What each row remembers so far.
+            logits: Whether the forward likelihood is needed.
+            level: Level of the segments in the hierarchy; None for the finest.
+        """
+        written = self.compressor(self.backbone, text, memory, logits)
+        slots_BKD = written.slots_BKD
+        if self.level_embedding is not None:
+            level_D = self.level_embedding.weight[-1 if level is None else level]
+            slots_BKD = slots_BKD + level_D * self.compressor.slot_mask(text)[..., None]
+        slots_BKD = self.decoder.exclusive(slots_BKD)
+        text_BND = self.exact.stream(text)
+        residual_BND, memory_BKD = self.decoder.retain(text_BND, slots_BKD, text.lengths_B)
+        state = MemoryState(memory_BKD, text.lengths_B, self.ratio)
+        return Step(state, written.logits_BNV, slots_BKD, text_BND, residual_BND)
+
+    def likelihood(self, text: Segments, memory: MemoryState | None = None) -> Tensor:
+        """Next-token logits ``BNV`` of a text that follows a memory, nothing written."""
+        prefix = None if memory is None else self.compressor.read(memory)
+        logits_BNV: Tensor | None = self.backbone(text, prefix).logits_BNV
+        assert logits_BNV is not None
+        return logits_BNV
+
+    def calibrate(self, ids: Sequence[int] | None = None, segment_tokens: int = 256, segments: int = 64) -> float:
+        """Set the start of what is learned from the backbone's own states of sample text.
+
+        Args:
+            ids: Token ids of sample text, some ten thousand for a useful start. None takes the reference prose that
+                every Python carries.
+            segment_tokens: Length of the samples.
+            segments: Number of samples.
+
+        Returns:
+            Share of variance that reading explains at the start.
+        """
+        if ids is None:
+            ids = self.tokens("\n\n".join(sorted(pydoc_data.topics.topics.values()))[: 8 * segments * segment_tokens])
+        rows = [list(ids[i : i + segment_tokens]) for i in range(0, len(ids), segment_tokens)][:segments]
+        if not rows:
+            raise InputError("calibration needs sample text: give at least one token")
+        text = Segments.pad(rows, self.backbone.device)
+
+        def finish(slots_BKD: Tensor) -> Tensor:
+            slots_BKD = self.decoder.exclusive(slots_BKD)
+            _, memory_BKD = self.decoder.retain(self.exact.stream(text), slots_BKD, text.lengths_B)
+            return memory_BKD
+
+        with torch.no_grad(), self.evaluating():
+            return self.compressor.calibrate(self.backbone, text, finish)
+
+    def tokens(self, text: Text) -> list[int]:
+        """Token ids of a text, checked to give the text back.
+
+        Raises:
+            InputError: The text is empty, or the tokenizer loses some of it.
+        """
+        if not isinstance(text, str):
+            ids = [int(i) for i in text]
+        else:
+            tokenizer = self.backbone.tokenizer
+            ids = list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+            back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            if back != text:
+                shorter = min(len(text), len(back))
+                at = next((i for i in range(shorter) if text[i] != back[i]), shorter)
+                raise InputError(
+                    f"the tokenizer of {self.backbone.name} does not give this text back (first difference at "
+                    f"character {at}: {text[at : at + 20]!r} became {back[at : at + 20]!r}), so it could never be "
+                    "recalled exactly. Pass tokenizer.decode(tokenizer(text)) if that form will do, or token ids."
+                )
+        if not ids:
+            raise InputError("the text is empty: give at least one token to retain")
+        if min(ids) < 0 or max(ids) >= self.backbone.vocabulary:
+            raise InputError(f"token ids must lie from 0 to {self.backbone.vocabulary - 1}")
+        return ids
+
+    @torch.no_grad()
+    def retain_segments(
+        self,
+        text: Segments,
+        memories: Sequence[MemoryState | None],
+        precision: Precision = "float16",
+        level: int | None = None,
+    ) -> list[tuple[MemoryState, Memory]]:
+        """Compress one segment of each row and prove that it can be recalled; dropout is the caller's to switch off.
+
+        Args:
+            text: The segments.
+            memories: What each row is compressed with.
+            precision: How the virtual tokens are stored.
+            level: Level of the segments in the hierarchy; None for the finest.
+
+        Returns:
+            For each row the state that is read next, and the record that is stored.
+        """
+        fingerprint = self.fingerprint
+        step = self.step(text, joined(list(memories)), logits=False, level=level)
+        stored = quantise(step.state.slots_BKD, precision, self.decoder.rotation_DD, self.decoder.share_dims)
+        # What is read next is what was stored: to go on from a file changes nothing.
+        slots_BKD = dequantise(stored, self.decoder.rotation_DD)
+        proofs = self.exact.prove(text, slots_BKD, self._prior_logits())
+        made = []
+        for i, length in enumerate(text.lengths_B.tolist()):
+            state = MemoryState(slots_BKD[i : i + 1], text.lengths_B[i : i + 1], self.ratio)
+            made.append((state, self._record(stored, i, length, proofs[i], fingerprint)))
+        return made
+
+    def prefix(self, states: Sequence[MemoryState]) -> Prefix:
+        """What the backbone reads of one state per row."""
+        state = joined(list(states))
+        assert state is not None
+        return self.compressor.read(state)
+
+    def state(self, memory: Memory, reach: str = "state") -> MemoryState:
+        """A memory as it is read: of the last segment (``state``), or of all records one after the other (``records``).
+
+        Raises:
+            FingerprintError: The memory was made by another backbone or stack.
+        """
+        self.check(memory)
+        if reach == "state":
+            lengths_B = memory.lengths_T[-1:].to(self.backbone.device)
+            n_slots = slots_needed(int(lengths_B), memory.ratio)
+            return MemoryState(self._slots(memory, slice(-1, None))[:, :n_slots], lengths_B, memory.ratio)
+        if reach != "records":
+            raise ConfigError(f"reach is 'state' or 'records', not {reach!r}")
+        slots_TKD = self._slots(memory, slice(None))
+        rows = [slots_TKD[t, : slots_needed(n, memory.ratio)] for t, n in enumerate(memory.lengths_T.tolist())]
+        slots_1KD = torch.cat(rows)[None]
+        # A short segment's last slot stands for a whole one, so that positions keep their step.
+        covered = torch.tensor([slots_1KD.shape[1] * memory.ratio], device=slots_1KD.device)
+        return MemoryState(slots_1KD, covered, memory.ratio)
+
+    def check(self, memory: Memory) -> None:
+        """Refuse a memory that this model did not make.
+
+        Raises:
+            FingerprintError: Names what differs.
+        """
+        own = self.fingerprint
+        for part, value in own.items():
+            if memory.fingerprint.get(part) != value:
+                raise FingerprintError(
+                    f"this memory was made by another {part} ({memory.fingerprint.get(part)}, here {value}; its ratio "
+                    f"is {memory.ratio}, here {self.ratio}): load the model that made it, or retain the text again"
+                )
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, dropout is off; afterwards every part is in the mode that it was in, a frozen base for itself."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def _prior_logits(self) -> Any:
+        if self.exact.prior is None:
+            return None
+
+        def logits_of(ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+            with self.backbone.adapters_off():
+                logits_BNV: Tensor | None = self.backbone(Segments(ids_BN, mask_BN.sum(1))).logits_BNV
+            assert logits_BNV is not None
+            return logits_BNV
+
+        return logits_of
+
+    def _slots(self, memory: Memory, part: slice) -> Tensor:
+        stored = Quantised(
+            memory.data_TKD[part].to(self.backbone.device), memory.share_scale_TK[part].to(self.backbone.device),
+            memory.rest_scale_TK[part].to(self.backbone.device), memory.precision, memory.share_dims,  # type: ignore[arg-type]
+        )  # fmt: skip
+        return dequantise(stored, self.decoder.rotation_DD)
+
+    def _record(self, stored: Quantised, i: int, length: int, proof: Proof, fingerprint: dict[str, str]) -> Memory:
+        n_slots = slots_needed(length, self.ratio)
+        return Memory(
+            data_TKD=stored.data[i : i + 1, :n_slots].cpu(),
+            share_scale_TK=stored.share_scale_BK[i : i + 1, :n_slots].cpu(),
+            rest_scale_TK=stored.rest_scale_BK[i : i + 1, :n_slots].cpu(),
+            precision=stored.precision, share_dims=stored.share_dims, lengths_T=torch.tensor([length]),
+            ratio=self.ratio, corrections=[proof.packed], digests=[proof.digest], fingerprint=fingerprint,
+            wrong=[proof.wrong],
+        )  # fmt: skip
+
+
+def joined(states: list[MemoryState | None]) -> MemoryState | None:
+    """One state of several rows, slots padded to the longest; None if no row holds anything."""
+    held = [s for s in states if s is not None]
+    if not held:
+        return None
+    n_slots, device = max(s.slots_BKD.shape[1] for s in held), held[0].slots_BKD.device
+    slots_BKD = held[0].slots_BKD.new_zeros(len(states), n_slots, held[0].slots_BKD.shape[2])
+    lengths_B = torch.zeros(len(states), dtype=torch.long, device=device)
+    for b, state in enumerate(states):
+        if state is not None:
+            slots_BKD[b, : state.slots_BKD.shape[1]] = state.slots_BKD[0]
+            lengths_B[b] = state.lengths_B[0]
+    return MemoryState(slots_BKD, lengths_B, held[0].ratio)

@@ -1,0 +1,140 @@
+"""Compression of whole trees, level by level from the top, and recall of single nodes (DESIGN 3.4).
+
+Shape legend: B batch, K virtual tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from r3mem.hierarchy import MemoryTree
+from r3mem.memory import Memory, MemoryState, Segments
+from r3mem.reversible.quantise import Precision
+from r3mem.tree_memory import TreeMemory, TreeNode
+
+if TYPE_CHECKING:
+    from r3mem.model import R3Mem
+
+
+def retain_trees(
+    model: R3Mem,
+    trees: Sequence[MemoryTree],
+    before: Sequence[TreeMemory | None],
+    precision: Precision = "float16",
+    batch_tokens: int = 8192,
+) -> list[TreeMemory]:
+    """Compress documents that have been cut, all together.
+
+    A node waits for the node whose memory it is compressed with (`Hierarchy.source`); those that wait for nothing
+    any more are compressed in one batch.
+
+    Args:
+        model: The model; it is in evaluation mode and needs no gradients.
+        trees: The documents' trees.
+        before: What each document goes on from: its first top-level segment is compressed with the last one there.
+        precision: How the virtual tokens are stored.
+        batch_tokens: Most tokens of one batch, padding counted.
+    """
+    found: list[list[list[Memory]]] = [[[] for _ in model.hierarchy.ratios] for _ in trees]
+    places: list[dict[int, int]] = [{} for _ in trees]
+    states: dict[tuple[int, int], MemoryState] = {}
+    for level, ratio in enumerate(model.hierarchy.ratios):
+        with model.at_ratio(ratio):
+            waiting = [(d, i) for d, tree in enumerate(trees) for i, n in enumerate(tree.nodes) if n.level == level]
+            records: dict[tuple[int, int], Memory] = {}
+            while waiting:
+                ready, waiting = _ready(model, trees, waiting, level, records)
+                for batch in _batches(trees, ready, batch_tokens):
+                    segments = Segments.pad([trees[d].ids(trees[d].nodes[i]) for d, i in batch], model.backbone.device)
+                    sources = [_source(model, trees, before, states, d, i) for d, i in batch]
+                    for at, (state, record) in zip(
+                        batch, model.retain_segments(segments, sources, precision, level), strict=True
+                    ):
+                        states[at], records[at] = state, record
+            for d, tree in enumerate(trees):
+                for i, node in enumerate(tree.nodes):
+                    if node.level == level:
+                        places[d][i] = len(found[d][level])
+                        found[d][level].append(records[d, i])
+    return [
+        TreeMemory(
+            [TreeNode(n.start, n.end, n.level, n.parent, places[d][i]) for i, n in enumerate(tree.nodes)],
+            [Memory.join(parts) for parts in found[d]],
+            tree.document.title,
+        )
+        for d, tree in enumerate(trees)
+    ]
+
+
+def _ready(
+    model: R3Mem,
+    trees: Sequence[MemoryTree],
+    waiting: list[tuple[int, int]],
+    level: int,
+    records: dict[tuple[int, int], Memory],
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Nodes of a level that can be compressed now, and those that wait for one of them."""
+    ready: list[tuple[int, int]] = []
+    later: list[tuple[int, int]] = []
+    for d, i in waiting:
+        source = model.hierarchy.source(trees[d], i)
+        held = source is None or trees[d].nodes[source].level < level or (d, source) in records
+        (ready if held else later).append((d, i))
+    return ready, later
+
+
+def _batches(
+    trees: Sequence[MemoryTree], nodes: list[tuple[int, int]], batch_tokens: int
+) -> list[list[tuple[int, int]]]:
+    """Nodes of like length together, each batch within its tokens."""
+
+    def length(at: tuple[int, int]) -> int:
+        node = trees[at[0]].nodes[at[1]]
+        return node.end - node.start
+
+    batches: list[list[tuple[int, int]]] = []
+    for at in sorted(nodes, key=length, reverse=True):
+        if not batches or (len(batches[-1]) + 1) * length(batches[-1][0]) > batch_tokens:
+            batches.append([])
+        batches[-1].append(at)
+    return batches
+
+
+def _source(
+    model: R3Mem,
+    trees: Sequence[MemoryTree],
+    before: Sequence[TreeMemory | None],
+    states: dict[tuple[int, int], MemoryState],
+    d: int,
+    i: int,
+) -> MemoryState | None:
+    source = model.hierarchy.source(trees[d], i)
+    if source is not None:
+        return states[d, source]
+    earlier = before[d]
+    if earlier is None or i > 0 or trees[d].nodes[i].level > 0:
+        return None
+    return model.state(earlier.levels[0])
+
+
+def recall_node(model: R3Mem, memory: TreeMemory, index: int) -> list[int]:
+    """Token ids of one node's segment; see :meth:`r3mem.model.R3Mem.recall`."""
+    with model.at_ratio(memory.levels[memory.nodes[index].level].ratio):
+        return model.recall_ids(memory.memory(index))
+
+
+def recall_leaves(model: R3Mem, memory: TreeMemory) -> list[int]:
+    """Token ids of the whole document, from its leaves."""
+    leaves, ids = memory.leaves, {}
+    for level, records in enumerate(memory.levels):
+        mine = [i for i in leaves if memory.nodes[i].level == level]
+        if mine:
+            with model.at_ratio(records.ratio):
+                wanted = Memory.join([memory.memory(i) for i in mine])
+                flat = model.recall_ids(wanted)
+            at = 0
+            for i in mine:
+                n_tokens = memory.nodes[i].end - memory.nodes[i].start
+                ids[i], at = flat[at : at + n_tokens], at + n_tokens
+    return [token for i in leaves for token in ids[i]]

@@ -1,0 +1,169 @@
+"""The objective on (context, query) pairs against its definition, computed one row at a time.
+
+Shape legend: B rows, T segments of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_modules.memory_module import MemoryModule
+from lightning_modules.pair_terms import PairTerms
+from r3mem import Backbone, ConfigError, R3Mem
+from r3mem.compressors import VirtualTokens
+from r3mem.hierarchy import FixedWindows, Level, Refined
+from r3mem.memory import Segments
+from r3mem.objectives import Objective, Term
+from r3mem.reversible import PositionBinding, ReversibleStack
+from tests.tiny_models import WIDTH, awaken_adapters
+
+GIVEN = [10, 81]
+RATIOS = [8, 4]
+TEXTS = [[list(range(40, 56)), list(range(60, 68))], [list(range(70, 83)), list(range(90, 95))]]
+QUERIES = [[[5, 6, 7], [8]], [[9, 8, 7, 6], []]]
+
+
+@pytest.fixture
+def model(tiny_backbone: Callable[..., Backbone]) -> R3Mem:
+    torch.manual_seed(0)
+    backbone = tiny_backbone()
+    awaken_adapters(backbone)
+    levels = [Level("a", FixedWindows(), 16, ratio=RATIOS[0]), Level("b", FixedWindows(), 8, ratio=RATIOS[1])]
+    stack = ReversibleStack([PositionBinding(WIDTH, 4, share=0.5)])
+    made = R3Mem(backbone, VirtualTokens(WIDTH, 4, write_layer=2, read_layer=1), stack, Refined(levels))
+    with torch.no_grad():
+        made.level_embedding.weight.normal_()
+    return made.eval()
+
+
+def pairs(relevant: list[list[bool]] | None = None, source: tuple[int, int] = (-1, 0)) -> dict[str, Tensor]:
+    """Two rows of two segments."""
+
+    def padded(rows: list[list[list[int]]]) -> tuple[Tensor, Tensor]:
+        flat = Segments.pad([ids for row in rows for ids in row])
+        return flat.ids_BN.view(2, 2, -1), flat.lengths_B.view(2, 2)
+
+    ids_BTN, lengths_BT = padded(TEXTS)
+    query_BTQ, query_lengths_BT = padded(QUERIES)
+    return {
+        "ids_BTN": ids_BTN, "lengths_BT": lengths_BT, "query_BTQ": query_BTQ, "query_lengths_BT": query_lengths_BT,
+        "relevant_BT": torch.tensor(relevant or [[True, True], [True, True]]), "level_T": torch.tensor([0, 1]),
+        "source_T": torch.tensor(source), "document_B": torch.tensor([0, 1]),
+    }  # fmt: skip
+
+
+def means(model: R3Mem, batch: dict[str, Tensor], *names: str) -> dict[str, float]:
+    with torch.no_grad():
+        sums = PairTerms(model, GIVEN, model.step, names).of(batch)
+    return {n: float(sum(float(s) for s, _ in parts) / sum(int(c) for _, c in parts)) for n, parts in sums.items()}
+
+
+@torch.no_grad()
+def state(model: R3Mem, b: int, t: int, chained: bool = True) -> Any:
+    """Memory of one segment, compressed alone."""
+    above = state(model, b, t - 1) if t and chained else None
+    with model.at_ratio(RATIOS[t]):
+        return model.step(Segments.pad([TEXTS[b][t]]), above, logits=False, level=t).state
+
+
+@torch.no_grad()
+def log_p(model: R3Mem, t: int, memory: Any, before: list[int], scored: list[int]) -> float:
+    """Log-probability of tokens after a memory and others, by the plain chain rule."""
+    with model.at_ratio(RATIOS[t]):
+        logits_NV = model.likelihood(Segments.pad([before + scored]), memory)[0].log_softmax(-1)
+    at = range(len(before), len(before) + len(scored))
+    return sum(float(logits_NV[i - 1, token]) for i, token in zip(at, scored, strict=True))
+
+
+def test_both_directions(model: R3Mem) -> None:
+    got = means(model, pairs(), "query", "expand")
+    query = expand = n_query = n_text = 0.0
+    for b in range(2):
+        for t in range(2):
+            if not QUERIES[b][t]:
+                continue
+            memory = state(model, b, t)
+            query -= log_p(model, t, memory, GIVEN, QUERIES[b][t])
+            expand -= log_p(model, t, memory, GIVEN + QUERIES[b][t], TEXTS[b][t])
+            n_query, n_text = n_query + len(QUERIES[b][t]), n_text + len(TEXTS[b][t])
+    assert got["query"] == pytest.approx(query / n_query, abs=1e-4)
+    assert got["expand"] == pytest.approx(expand / n_text, abs=1e-4)
+
+
+def test_refinement_is_the_likelihood_of_a_segment_given_the_one_above(model: R3Mem) -> None:
+    got = means(model, pairs(), "forward")["forward"]
+    total = -sum(log_p(model, 0, state(model, b, 0), TEXTS[b][1][:1], TEXTS[b][1][1:]) for b in range(2))
+    # The prefix of the level above is read at that level's ratio, which its memory carries itself.
+    assert got == pytest.approx(total / (7 + 4), abs=1e-4)
+    with torch.no_grad():
+        assert not PairTerms(model, GIVEN, model.step, ["forward"]).of(pairs(source=(-1, -1)))["forward"]
+
+
+def test_contrast_among_a_rows_candidates(model: R3Mem) -> None:
+    batch = pairs(relevant=[[True, False], [False, True]], source=(-1, -1))
+    batch["query_BTQ"][:, 1], batch["query_lengths_BT"][:, 1] = (
+        batch["query_BTQ"][:, 0],
+        batch["query_lengths_BT"][:, 0],
+    )
+    got = means(model, batch, "contrast")["contrast"]
+    total = 0.0
+    for b, right in ((0, 0), (1, 1)):
+        scores = torch.tensor([log_p(model, t, state(model, b, t, False), GIVEN, QUERIES[b][0]) for t in range(2)])
+        total -= float(scores.log_softmax(0)[right])
+    assert got == pytest.approx(total / 2, abs=1e-4)
+
+
+def test_contrast_against_other_rows_of_the_same_level(model: R3Mem) -> None:
+    got = means(model, pairs(), "contrast")["contrast"]
+    losses = []
+    for b in range(2):
+        for t in range(2):
+            if QUERIES[b][t]:
+                scores = [log_p(model, t, state(model, row, t), GIVEN, QUERIES[b][t]) for row in range(2)]
+                losses.append(-float(torch.tensor(scores).log_softmax(0)[b]))
+    assert got == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+
+
+def test_rows_of_the_same_segment_are_no_wrong_candidates(model: R3Mem) -> None:
+    batch = pairs()
+    for name in ("ids_BTN", "lengths_BT"):
+        batch[name][1, 0] = batch[name][0, 0]
+    with torch.no_grad():
+        (_, first), (_, second) = PairTerms(model, GIVEN, model.step, ["contrast"]).of(batch)["contrast"]
+    assert int(first) == 0 and int(second) == 1
+
+
+def module(model: R3Mem, **terms: float) -> MemoryModule:
+    objective = Objective(**{name: Term(weight) for name, weight in ({"forward": 0.0} | terms).items()})
+    return MemoryModule(
+        model.backbone, model.compressor, model.decoder, model.hierarchy, objective, calibrate=False, replay=True
+    )
+
+
+def test_every_term_reaches_what_it_trains_and_replay_agrees(model: R3Mem) -> None:
+    """With replay every segment is computed again in the backward pass, at its own level's ratio."""
+    made = module(model, query=1.0, contrast=1.0, expand=1.0)
+    found = []
+    for replay in (False, True):
+        made.replay = replay
+        torch.manual_seed(0)
+        sums = made._pairs(pairs(), ["forward", "query", "expand", "contrast"])
+        loss = torch.stack([made._mean(parts) for parts in sums.values()]).sum()
+        named = {n: p for n, p in made.named_parameters() if p.requires_grad}
+        grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        found.append({n: g for n, g in zip(named, grads, strict=True) if g is not None})
+    assert found[0].keys() == found[1].keys() and any("level_embedding" in n for n in found[0])
+    for name, grad in found[0].items():
+        torch.testing.assert_close(found[1][name], grad, atol=1e-5, rtol=1e-4)
+
+
+def test_terms_that_a_batch_cannot_give_are_refused(model: R3Mem) -> None:
+    with pytest.raises(ConfigError, match="kl, which needs streams"):
+        module(model, kl=1.0)._check_terms(pairs())
+    with pytest.raises(ConfigError, match="contrast, which needs"):
+        module(model, contrast=1.0)._check_terms({"ids_BTN": torch.zeros(1, 1, 1)})
