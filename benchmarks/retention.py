@@ -16,7 +16,7 @@ from retention_training import HISTORY, WINDOW, Trained, View, build, loss_of, m
 from r3mem import InputError, MemoryState, R3Mem, Segments
 from r3mem.objectives import forward_nll
 
-METHODS = ("raw", "virtual_tokens", "mean_pool", "recency_pool")
+METHODS = ("raw", "virtual_tokens", "mean_pool", "edge_pool")
 COLUMNS = (
     "text", "method", "ratio", "nll_nothing", "nll_memory", "nll_last_n", "nll_full", "retained_gain", "gain_last_n",
     "train_seconds", "train_tokens",
@@ -140,7 +140,7 @@ def main() -> None:
         "--read-layer", type=int, default=None, help="layer at which a memory enters; default 0.13 of the depth"
     )
     p.add_argument("--pooled", type=float, default=0.5, help="share of the mean state in virtual tokens")
-    p.add_argument("--recent", type=float, default=0.75, help="share of slots for single tokens in pooling by recency")
+    p.add_argument("--last", type=float, default=0.75, help="share of slots for single last tokens in edge pooling")
     p.add_argument("--share", type=float, default=0.25, help="exact share of a slot")
     p.add_argument("--stream-tokens", type=int, default=16384, help="length of the streamed documents")
     p.add_argument("--stream-documents", type=int, default=2, help="streamed documents of each text; 0 for none")
@@ -156,8 +156,8 @@ def main() -> None:
         options: dict[str, Any] = {"write_layer": args.write_layer, "read_layer": args.read_layer, "share": args.share}
         if method == "virtual_tokens":
             options["pooled"] = args.pooled
-        if method == "recency_pool":
-            options["recent"] = args.recent
+        if method == "edge_pool":
+            options["first"], options["last"] = 0.0, args.last
         return build(method, args.backbone, args.dtype, max(args.ratio), options).to(args.device)
 
     models, costs, held, long_texts = {}, {}, {}, {}

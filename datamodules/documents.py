@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from datamodules.corpus import check_fractions, warn_of_shared_documents
+from datamodules.run_parts import padding_of, place_of, tokenizer_of
 from datamodules.segment_loader import SegmentLoader, SegmentRows
 from datamodules.segment_sampler import Order, SegmentSampler, StreamSampler, WindowSampler
 from datamodules.sources import ReadingOptions, open_source
@@ -100,11 +101,7 @@ class DocumentsDataModule(LightningDataModule):
             raise ConfigError(f"num_workers {num_workers}, seed {seed}: neither may be negative")
         if mode not in ("stream", "window"):
             raise ConfigError(f"mode {mode!r}: use 'stream' (whole documents) or 'window' (random windows)")
-        if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
-            raise ConfigError(
-                f"validation_fraction {validation_fraction} and test_fraction {test_fraction}: neither may be "
-                "negative, and together they must stay below 1, so that something is left to train on"
-            )
+        check_fractions(validation_fraction, test_fraction)
         self.sources = {"train": train, "validation": validation, "test": test, "predict": predict}
         self.tokenizer = tokenizer
         self.mode, self.segment_tokens, self.segments_per_step = mode, segment_tokens, segments_per_step
@@ -136,7 +133,7 @@ class DocumentsDataModule(LightningDataModule):
         for split in wanted[stage]:
             if split not in self._splits:
                 self._splits[split] = self._prepare(split)
-        self._warn_of_shared_documents()
+        warn_of_shared_documents({split: corpus.digests for split, corpus in self._splits.items()})
 
     def train_dataloader(self) -> SegmentLoader:
         """The training split, in a new order every epoch; resumable in mid-epoch."""
@@ -210,28 +207,11 @@ class DocumentsDataModule(LightningDataModule):
         return self._caches[spec]
 
     def _resolve_tokenizer(self) -> PreTrainedTokenizerBase:
-        if isinstance(self.tokenizer, str):
-            try:
-                self.tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"tokenizer {self.tokenizer} could not be loaded ({error}): give a folder with a saved "
-                    "tokenizer or a hub id"
-                ) from error
-        elif self.tokenizer is None:
-            module = self.trainer.lightning_module if self.trainer is not None else None
-            self.tokenizer = getattr(getattr(module, "backbone", None), "tokenizer", None)
-            if self.tokenizer is None:
-                raise ConfigError(
-                    "no tokenizer: pass tokenizer= (a hub id or folder), or run with a model that "
-                    "has backbone.tokenizer before the data is set up"
-                )
+        self.tokenizer = tokenizer_of(self.tokenizer, self.trainer)
         return self.tokenizer
 
     def _loader(self, corpus: TokenCorpus, order: Order) -> SegmentLoader:
-        # Not the trainer's world size: with tensor parallelism several ranks read the same rows.
-        place = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
-        rank, world_size = (place["rank"], place["num_replicas"]) if place else (0, 1)
+        rank, world_size = place_of(self.trainer)
         shape = {"batch_size": self.batch_size, "rank": rank, "world_size": world_size, "seed": self.seed}
         step_tokens = self.segments_per_step * self.segment_tokens
         lengths = corpus.lengths
@@ -247,15 +227,6 @@ class DocumentsDataModule(LightningDataModule):
                     f"{1 - sampler.filled:.0%} of the rows are empty: {len(corpus)} documents, the longest as long as "
                     f"all batches together, for {sampler.rows} rows; lower batch_size or use mode='window'"
                 )
-        tokenizer = self._resolve_tokenizer()
-        pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+        pad_id = padding_of(self._resolve_tokenizer())
         rows = SegmentRows(corpus, self.segments_per_step, self.segment_tokens, pad_id)
         return SegmentLoader(rows, sampler, self.num_workers, self.pin_memory)
-
-    def _warn_of_shared_documents(self) -> None:
-        if "train" not in self._splits:
-            return
-        train = self._splits["train"].digests
-        for split in ("validation", "test"):
-            if split in self._splits and (shared := np.isin(self._splits[split].digests, train).sum()):
-                rank_zero_warn(f"{shared} documents of {split} are also in train: results on them are too good")

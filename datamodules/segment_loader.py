@@ -1,20 +1,19 @@
-"""Batches of segments, and a loader that can stop in mid-epoch and go on at the very next batch.
+"""Batches of segments.
 
 Shape legend: B rows, T segments a batch, N tokens a segment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from datamodules.segment_sampler import RowSpan, SegmentSampler
+from datamodules.resumable_loader import ResumableLoader
+from datamodules.segment_sampler import RowSpan
 from datamodules.token_corpus import TokenCorpus
-from r3mem.errors import ConfigError
 
 
 class SegmentBatch(TypedDict):
@@ -67,91 +66,5 @@ class SegmentRows(Dataset[tuple[RowSpan, Tensor]]):
         )
 
 
-class _From:
-    """The batches of a sampler from some number on."""
-
-    def __init__(self, sampler: SegmentSampler, first: int) -> None:
-        self.sampler, self.first = sampler, first
-
-    def __iter__(self) -> Iterator[list[RowSpan]]:
-        return self.sampler.batches(self.first)
-
-    def __len__(self) -> int:
-        return len(self.sampler) - self.first
-
-
-class SegmentLoader:
-    """Batches in the sampler's order, with a state that Lightning puts into every checkpoint.
-
-    Not a subclass of torch's ``DataLoader`` on purpose: Lightning rebuilds those with samplers of its own (for
-    distributed runs, prediction and overfitting), which would undo the split over ranks and the order of the rows.
-
-    Args:
-        rows: Reads the rows.
-        batch_sampler: Says what they hold.
-        num_workers: Processes that read ahead; 0 reads in this one.
-        pin_memory: Put batches into memory that a GPU copies from faster.
-    """
-
-    def __init__(
-        self, rows: SegmentRows, batch_sampler: SegmentSampler, num_workers: int = 0, pin_memory: bool = False
-    ) -> None:
-        self.rows, self.batch_sampler = rows, batch_sampler
-        self.num_workers, self.pin_memory = num_workers, pin_memory
-        self._delivered = 0
-        self._resume: tuple[int, int] | None = None
-
-    def __len__(self) -> int:
-        return len(self.batch_sampler)
-
-    def __iter__(self) -> Iterator[SegmentBatch]:
-        sampler, resume = self.batch_sampler, self._resume
-        self._resume = None
-        # The trainer asks for the iterator before it sets the epoch: look at the epoch only here, at the first batch.
-        self._delivered = resume[1] if resume is not None and resume[0] == sampler.epoch else 0
-        loader: DataLoader[Any] = DataLoader(
-            self.rows,
-            batch_sampler=_From(sampler, self._delivered),
-            collate_fn=self.rows.collate,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            # Its own generator: the loader draws a seed for its workers, which must not shift the model's dropout.
-            generator=torch.Generator().manual_seed(sampler.seed),
-        )
-        for batch in loader:
-            # Counted here, in the process that trains: workers are ahead of what was delivered.
-            self._delivered += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch and batches delivered; the same on every rank."""
-        return {
-            "epoch": self.batch_sampler.epoch,
-            "batches": self._delivered,
-            "rows": self.batch_sampler.rows,
-            "fingerprint": self.batch_sampler.fingerprint(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the last batch that was delivered when the state was taken.
-
-        Args:
-            state: What ``state_dict`` gave.
-
-        Raises:
-            ConfigError: If the batches would not be the ones that the stopped run had before it.
-        """
-        if state["rows"] != self.batch_sampler.rows:
-            raise ConfigError(
-                f"the checkpoint was made with {state['rows']} rows a step (batch_size times processes), now there are "
-                f"{self.batch_sampler.rows}: set batch_size so that the product is the same, or start a new "
-                "run from the weights"
-            )
-        if state["fingerprint"] != self.batch_sampler.fingerprint():
-            raise ConfigError(
-                "the checkpoint was made with other training documents, seed, mode or segment sizes: restore those "
-                "settings to resume, or start a new run from the weights"
-            )
-        self.batch_sampler.set_epoch(state["epoch"])
-        self._resume = (state["epoch"], state["batches"])
-        self._delivered = state["batches"]
+class SegmentLoader(ResumableLoader[SegmentBatch]):
+    """Batches of segments; see :class:`ResumableLoader`."""

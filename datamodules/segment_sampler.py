@@ -14,15 +14,14 @@ Rank r has rows r * B to (r + 1) * B - 1 of the G: two ranks with B rows see wha
 
 from __future__ import annotations
 
-import hashlib
 import heapq
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.batch_sampler import BatchSampler
 from r3mem.errors import ConfigError
 
 Order = Literal["shuffled", "longest_first", "given"]
@@ -40,61 +39,10 @@ class RowSpan(NamedTuple):
 EMPTY_ROW = RowSpan(-1, 0, 0, True)
 
 
-class SegmentSampler(ABC):
-    """A repeatable order of batches: everything follows from the constructor's arguments and the epoch.
-
-    Args:
-        batch_size: B.
-        rank: This process among those that split the rows.
-        world_size: How many there are.
-        seed: Of the order.
-    """
-
-    def __init__(self, batch_size: int, rank: int = 0, world_size: int = 1, seed: int = 0) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size {batch_size}: it must be 1 or more")
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"rank {rank} of {world_size}: it must be between 0 and {world_size - 1}")
-        self.batch_size, self.rank, self.world_size, self.seed = batch_size, rank, world_size, seed
-        self.epoch = 0
-
-    @property
-    def sampler(self) -> SegmentSampler:
-        """Itself: trainers look for ``set_epoch`` at a batch sampler's ``sampler``."""
-        return self
-
-    @property
-    def rows(self) -> int:
-        """G, the rows of all ranks together."""
-        return self.batch_size * self.world_size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Take the order of another epoch from the next iteration on."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[list[RowSpan]]:
-        return self.batches(0)
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Batches of an epoch; the same on every rank and in every epoch."""
-
-    @abstractmethod
-    def batches(self, first: int) -> Iterator[list[RowSpan]]:
-        """This rank's batches of the epoch from number ``first`` on, found without going through those before."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Digest of all that decides the order: equal fingerprints give equal batches."""
-
-    def _digest(self, *parts: object) -> str:
-        state = hashlib.blake2b(digest_size=8)
-        for part in (type(self).__name__, self.rows, self.seed, *parts):
-            state.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-        return state.hexdigest()
+SegmentSampler = BatchSampler[RowSpan]
 
 
-class StreamSampler(SegmentSampler):
+class StreamSampler(BatchSampler[RowSpan]):
     """Every span of text once an epoch, each read from beginning to end by one row.
 
     Spans go to rows longest first, each to the row with least to do. This leaves next to no empty rows at the end, and
@@ -200,7 +148,7 @@ class StreamSampler(SegmentSampler):
         return schedule
 
 
-class WindowSampler(SegmentSampler):
+class WindowSampler(BatchSampler[RowSpan]):
     """Every row of every batch a fresh random window of the corpus, each token's window equally likely.
 
     A window never crosses from one document into the next; a document shorter than the window is taken whole. An epoch

@@ -17,6 +17,7 @@ Documents are read one at a time; no source holds more than the document it is a
 from __future__ import annotations
 
 import glob
+import hashlib
 import importlib
 import json
 import os
@@ -73,6 +74,21 @@ class Document:
 
 
 @dataclass(frozen=True)
+class Record:
+    """What one document is made from.
+
+    Attributes:
+        value: A line of JSON or a row of a table, or the text itself.
+        origin: Where it stood (``books.jsonl:3``).
+        structured: Whether ``value`` has fields; False for the text of a file without any.
+    """
+
+    value: Any
+    origin: str
+    structured: bool = True
+
+
+@dataclass(frozen=True)
 class ReadingOptions:
     """How files become documents.
 
@@ -105,6 +121,7 @@ class Source(ABC):
     """
 
     spec: str
+    options: ReadingOptions
     ignored_files: int = 0
 
     @abstractmethod
@@ -112,8 +129,24 @@ class Source(ABC):
         """What the documents depend on, as plain JSON data: if it is unchanged, so are they."""
 
     @abstractmethod
+    def records(self) -> Iterator[Record]:
+        """What the documents are made from, one at a time."""
+
+    def content(self) -> dict[str, Any]:
+        """Like :meth:`identity`, but of the content, wherever it lies: for what costs more than reading it all."""
+        return self.identity()
+
     def documents(self) -> Iterator[Document]:
         """The documents, empty ones included, one at a time."""
+        record_text = RecordText(self.options.text_field, self.options.separator)
+        structured = False
+        for record in self.records():
+            structured |= record.structured
+            yield Document(
+                record_text(record.value, record.origin) if record.structured else record.value, record.origin
+            )
+        if structured:
+            record_text.check_all_found(self.spec)
 
 
 class FileSource(Source):
@@ -140,21 +173,25 @@ class FileSource(Source):
             "document_start": self.options.document_start,
         }
 
-    def documents(self) -> Iterator[Document]:
-        record_text = RecordText(self.options.text_field, self.options.separator)
-        records = False
+    def content(self) -> dict[str, Any]:
+        digest = hashlib.blake2b(digest_size=16)
+        for path in self.files:
+            # The name's end says how a file is read; its size keeps the bytes of two files apart.
+            digest.update(f"{''.join(path.suffixes)} {path.stat().st_size} ".encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return {"bytes": digest.hexdigest(), "document_start": self.options.document_start}
+
+    def records(self) -> Iterator[Record]:
         for path in self.files:
             suffix = content_suffix(path)
             if suffix in RECORD_SUFFIXES:
-                records = True
-                yield from _json_lines(path, record_text)
+                yield from _json_lines(path)
             elif suffix in TABLE_SUFFIXES:
-                records = True
-                yield from _rows(_load("parquet", data_files=str(path), split="train"), record_text, str(path))
+                yield from _rows(_load("parquet", data_files=str(path), split="train"), str(path))
             else:
                 yield from _texts(path, self.options.document_start)
-        if records:
-            record_text.check_all_found(self.spec)
 
 
 class HubSource(Source):
@@ -184,11 +221,9 @@ class HubSource(Source):
             "separator": self.options.separator,
         }
 
-    def documents(self) -> Iterator[Document]:
-        record_text = RecordText(self.options.text_field, self.options.separator)
+    def records(self) -> Iterator[Record]:
         rows = _load(self.name, name=self.config or None, split=self.split or "train", revision=self.revision or None)
-        yield from _rows(rows, record_text, self.spec)
-        record_text.check_all_found(self.spec)
+        yield from _rows(rows, self.spec)
 
 
 class StdlibSource(Source):
@@ -199,14 +234,14 @@ class StdlibSource(Source):
     """
 
     def __init__(self, spec: str) -> None:
-        self.spec, self.module = spec, spec.removeprefix("stdlib:")
+        self.spec, self.module, self.options = spec, spec.removeprefix("stdlib:"), ReadingOptions()
         if self.module not in STDLIB_TEXTS:
             raise InputError(f"{spec}: the standard library texts are stdlib:{', stdlib:'.join(STDLIB_TEXTS)}")
 
     def identity(self) -> dict[str, Any]:
         return {"stdlib": self.module, "python": platform.python_version()}
 
-    def documents(self) -> Iterator[Document]:
+    def records(self) -> Iterator[Record]:
         try:
             texts: Mapping[str, str] = getattr(importlib.import_module(self.module), STDLIB_TEXTS[self.module])
         except ImportError as error:
@@ -215,7 +250,7 @@ class StdlibSource(Source):
                 "file instead"
             ) from error
         for name in sorted(texts):
-            yield Document(texts[name], f"{self.spec}#{name}")
+            yield Record(texts[name], f"{self.spec}#{name}", structured=False)
 
 
 def open_source(spec: str, options: ReadingOptions | None = None) -> Source:
@@ -266,22 +301,22 @@ def _walk(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _texts(path: Path, document_start: str | None) -> Iterator[Document]:
+def _texts(path: Path, document_start: str | None) -> Iterator[Record]:
     if document_start is None:
-        yield Document("".join(read_lines(path)), str(path))
+        yield Record("".join(read_lines(path)), str(path), structured=False)
         return
     starts = re.compile(document_start)
     lines: list[str] = []
     first = 1
     for number, line in enumerate(read_lines(path), start=1):
         if lines and starts.search(line.rstrip("\r\n")):
-            yield Document("".join(lines), f"{path}:{first}")
+            yield Record("".join(lines), f"{path}:{first}", structured=False)
             lines, first = [], number
         lines.append(line)
-    yield Document("".join(lines), f"{path}:{first}")
+    yield Record("".join(lines), f"{path}:{first}", structured=False)
 
 
-def _json_lines(path: Path, record_text: RecordText) -> Iterator[Document]:
+def _json_lines(path: Path) -> Iterator[Record]:
     # Not `datasets`' JSON reader: it forces one schema on all records and cannot say which byte is bad.
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
@@ -294,7 +329,7 @@ def _json_lines(path: Path, record_text: RecordText) -> Iterator[Document]:
                 f"{where} is not JSON ({error}): a .jsonl file holds one whole JSON value a line; correct the line, "
                 "or name the file .txt to read it as plain text"
             ) from error
-        yield Document(record_text(record, where), where)
+        yield Record(record, where)
 
 
 def _load(builder: str, /, **options: Any) -> Any:
@@ -311,7 +346,7 @@ def _load(builder: str, /, **options: Any) -> Any:
         ) from error
 
 
-def _rows(rows: Any, record_text: RecordText, where: str) -> Iterator[Document]:
+def _rows(rows: Any, where: str) -> Iterator[Record]:
     from datasets.exceptions import DatasetsError
 
     number = 0
@@ -327,4 +362,4 @@ def _rows(rows: Any, record_text: RecordText, where: str) -> Iterator[Document]:
                 f"{where}: row {number} could not be read ({type(error).__name__}: {error}); the file is damaged "
                 "or the connection broke: copy or download it again"
             ) from error
-        yield Document(record_text(row, f"{where}:{number}"), f"{where}:{number}")
+        yield Record(row, f"{where}:{number}")

@@ -8,29 +8,25 @@ A cache is a folder, named by a digest of everything its tokens depend on::
     origins.jsonl   one JSON string a document: where it stood
     meta.json       format, type, counts
 
-It is written under a temporary name and renamed when complete, so a cache that exists is a whole one. A lock lets one
-process of a machine write while the others wait; where locks do not work (some network disks), the first rename wins.
+A cache that exists is a whole one (``atomic_folder.py``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.atomic_folder import flush, folder_for, make_once
 from datamodules.sources import Document, Source
 from r3mem.cache import cache_folder
 from r3mem.errors import InputError
@@ -169,54 +165,17 @@ def open_token_cache(
         InputError: If a document cannot be read, or no document holds text.
     """
     root = root or cache_folder("tokens")
-    key = {
-        "format": FORMAT_VERSION,
-        "source": source.identity(),
-        "tokenizer": tokenizer_fingerprint(tokenizer),
-        "max_documents": max_documents,
-    }
-    name = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=16).hexdigest()
-    folder = root / name
-    if folder.is_dir():
-        return TokenCache(folder)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / f"{name}.lock")
-        with lock:
-            if folder.is_dir():
-                return TokenCache(folder)
-            for leftover in root.glob(f".{name}-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            _build(source, tokenizer, folder, max_documents, tell)
-    except OSError as error:
-        raise InputError(
-            f"token cache {root} cannot be written ({error}): free some space, or set cache_dir or R3MEM_CACHE to "
-            "another folder"
-        ) from error
-    return TokenCache(folder, reused=False)
-
-
-def _build(
-    source: Source,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    max_documents: int | None,
-    tell: Callable[[str], None],
-) -> None:
-    scratch = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-    scratch.mkdir()
-    try:
-        _write(source, tokenizer, scratch, max_documents, tell)
-        _sync(scratch)
-        try:
-            scratch.rename(folder)
-        except OSError:
-            # Another rank, on a disk without locks, was first: its cache has the same content.
-            if not folder.is_dir():
-                raise
-        _sync(folder.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    folder = folder_for(
+        root,
+        {
+            "format": FORMAT_VERSION,
+            "source": source.identity(),
+            "tokenizer": tokenizer_fingerprint(tokenizer),
+            "max_documents": max_documents,
+        },
+    )
+    made = make_once(folder, lambda scratch: _write(source, tokenizer, scratch, max_documents, tell))
+    return TokenCache(folder, reused=not made)
 
 
 def _write(
@@ -239,7 +198,7 @@ def _write(
                 tokens.write(ids.tobytes())
                 origins.write(json.dumps(document.origin).encode() + b"\n")
                 offsets.append(offsets[-1] + len(ids))
-                digests.append(_text_digest(document))
+                digests.append(text_digest(document.text, document.origin))
             if time.monotonic() - told > REPORT_SECONDS:
                 told = time.monotonic()
                 tell(f"{source.spec}: {len(digests):,} documents, {offsets[-1]:,} tokens so far")
@@ -247,18 +206,18 @@ def _write(
             raise InputError(
                 f"{source.spec}: no document holds text ({kept.empty} empty ones); give another source or text_field"
             )
-        _flush(tokens)
-        _flush(origins)
+        flush(tokens)
+        flush(origins)
     cut_at = max_documents if kept.cut else None
     report = CacheReport(len(digests), offsets[-1], kept.empty, cut_at, time.monotonic() - began, False)
     for name, values in (("offsets", np.array(offsets, np.int64)), ("digests", np.array(digests, np.uint64))):
         with (scratch / f"{name}.npy").open("wb") as file:
             np.save(file, values)
-            _flush(file)
+            flush(file)
     with (scratch / "meta.json").open("wb") as file:
         meta = {"format": FORMAT_VERSION, "source": source.spec, "dtype": dtype.name, "report": asdict(report)}
         file.write(json.dumps(meta, indent=1).encode())
-        _flush(file)
+        flush(file)
 
 
 class _Kept:
@@ -277,7 +236,7 @@ class _Kept:
                 self.cut = True
                 return
             else:
-                _text_digest(document)
+                text_digest(document.text, document.origin)
                 count += 1
                 yield document
 
@@ -330,26 +289,21 @@ def _pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _text_digest(document: Document) -> int:
+def text_digest(text: str, origin: str) -> int:
+    """Hash of a text, which decides the split it goes to.
+
+    Args:
+        text: The text.
+        origin: Where it stood.
+
+    Raises:
+        InputError: If it is not Unicode text.
+    """
     try:
-        content = document.text.encode("utf-8")
+        content = text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{document.origin}: half of a surrogate pair at character {error.start}, which is not Unicode text; "
+            f"{origin}: half of a surrogate pair at character {error.start}, which is not Unicode text; "
             "write the character out whole"
         ) from error
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -17,6 +17,17 @@ from r3mem.errors import ConfigError
 Description = dict[str, Any]
 
 
+class Component:
+    """A part that is no module and that another component takes as an argument, such as a segmenter.
+
+    It stores each constructor argument in an attribute of the same name, and is then described with what holds it.
+    """
+
+    def __repr__(self) -> str:
+        arguments = describe(self)["init_args"]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in arguments)})"
+
+
 def describe(component: Any) -> Description:
     """Class path and constructor arguments of a component, as plain data.
 
@@ -67,9 +78,11 @@ def _plain(value: Any, where: str) -> Any:
         return [_plain(item, where) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(item, where) for key, item in value.items()}
-    if isinstance(value, nn.Module):
+    if isinstance(value, nn.Module | Component):
         return describe(value)
-    raise ConfigError(f"{where} is a {type(value).__name__}: constructor arguments must be plain data or modules")
+    raise ConfigError(
+        f"{where} is a {type(value).__name__}: constructor arguments must be plain data, modules or components"
+    )
 
 
 def _rebuilt(value: Any) -> Any:

@@ -2,6 +2,39 @@
 
 from r3mem.hierarchy.base import Hierarchy, MemoryTree, Node
 from r3mem.hierarchy.document import Document, Mention, Part, Question
+from r3mem.hierarchy.entities import Annotations, EntityFinder
 from r3mem.hierarchy.flat import Flat
+from r3mem.hierarchy.levelled import Levelled
+from r3mem.hierarchy.levels import Level
+from r3mem.hierarchy.multi_level import MultiLevel
+from r3mem.hierarchy.queries import EntityMentions, KeySentence, Lead, NoQuery, QueryBuilder, Title
+from r3mem.hierarchy.refined import Refined
+from r3mem.hierarchy.segmenters import BlankLines, EntitySentences, FixedWindows, Segmenter, Structure
 
-__all__ = ["Document", "Flat", "Hierarchy", "MemoryTree", "Mention", "Node", "Part", "Question"]
+__all__ = [
+    "Annotations",
+    "BlankLines",
+    "Document",
+    "EntityFinder",
+    "EntityMentions",
+    "EntitySentences",
+    "FixedWindows",
+    "Flat",
+    "Hierarchy",
+    "KeySentence",
+    "Lead",
+    "Level",
+    "Levelled",
+    "MemoryTree",
+    "Mention",
+    "MultiLevel",
+    "NoQuery",
+    "Node",
+    "Part",
+    "QueryBuilder",
+    "Question",
+    "Refined",
+    "Segmenter",
+    "Structure",
+    "Title",
+]

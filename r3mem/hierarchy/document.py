@@ -5,8 +5,15 @@ All places in a text are characters; a tree's places are tokens as well (`Docume
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from r3mem.errors import InputError
+from r3mem.hierarchy.paragraph_ends import pieces_at_paragraph_ends
+from r3mem.hierarchy.token_starts import token_starts
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,8 @@ class Document:
         mentions: Gold entity mentions in order; None where nobody marked any.
         questions: Questions that the data set brings.
         name: The document's id in its source.
+        inside: Tokens that begin inside a character (a later byte of 漢); a segment that begins at one of them, or ends
+            before one, decodes to broken characters.
     """
 
     ids: list[int]
@@ -79,3 +88,100 @@ class Document:
     mentions: Sequence[Mention] | None = None
     questions: Sequence[Question] = ()
     name: str = ""
+    inside: frozenset[int] = field(default=frozenset(), repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        text: str,
+        tokenizer: PreTrainedTokenizerBase,
+        title: str = "",
+        parts: Iterable[Part] = (),
+        mentions: Iterable[Mention] | None = None,
+        questions: Sequence[Question] = (),
+        name: str = "",
+    ) -> Document:
+        """Tokenise a text and find where its tokens lie.
+
+        Args:
+            text: The text.
+            tokenizer: The backbone's tokenizer.
+            title: What the document is called.
+            parts: Parts that the document marks.
+            mentions: Gold entity mentions; None where nobody marked any.
+            questions: Questions that the data set brings.
+            name: The document's id in its source.
+
+        Raises:
+            InputError: The tokenizer loses some of the text.
+            ConfigError: The tokenizer cannot say where its tokens lie.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"the text holds half a surrogate pair ({error}): decode its source again") from error
+        ids = list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids) if text else []
+        back = tokenizer.decode(ids, clean_up_tokenization_spaces=False) if ids else ""
+        if back != text:
+            shorter = min(len(text), len(back))
+            at = next((i for i in range(shorter) if text[i] != back[i]), shorter)
+            raise InputError(
+                f"the tokenizer does not give this text back (first difference at character {at}: "
+                f"{text[at : at + 20]!r} became {back[at : at + 20]!r}), so it could never be recalled exactly. "
+                "Pass tokenizer.decode(tokenizer(text)) if that form will do."
+            )
+        starts, inside = token_starts(text, ids, tokenizer) if ids else ([], frozenset())
+        return cls(
+            ids, text, starts, title,
+            sorted(parts, key=lambda part: (part.start, part.depth)),
+            None if mentions is None else sorted(mentions, key=lambda mention: (mention.start, mention.end)),
+            questions, name, inside,
+        )  # fmt: skip
+
+    @classmethod
+    def stream(
+        cls,
+        pieces: Iterable[str],
+        tokenizer: PreTrainedTokenizerBase,
+        characters: int = 50_000,
+        title: str = "",
+        name: str = "",
+    ) -> Iterator[Document]:
+        """A long text as consecutive documents, each cut at the end of a paragraph where there is one.
+
+        Memory does not depend on the text's length. The documents' texts, joined, are the pieces, joined. Their names
+        end in ``#0``, ``#1``, ...
+
+        Args:
+            pieces: The text in any pieces, such as the lines of a file.
+            tokenizer: The backbone's tokenizer.
+            characters: Most characters of one document.
+            title: What the text is called.
+            name: The text's id in its source.
+
+        Raises:
+            ConfigError: ``characters`` is not positive, or the tokenizer cannot say where its tokens lie.
+            InputError: The tokenizer loses some of the text.
+        """
+        for i, text in enumerate(pieces_at_paragraph_ends(pieces, characters)):
+            yield cls.of(text, tokenizer, title=title, name=f"{name}#{i}" if name else "")
+
+    def char(self, token: int) -> int:
+        """First character of a token; the length of the text for the place after the last token."""
+        return self.starts[token] if token < len(self.starts) else len(self.text)
+
+    def token_at(self, char: int) -> int:
+        """The last token that begins at a character, at or before ``char``; the number of tokens at the text's end."""
+        if char >= len(self.text):
+            return len(self.ids)
+        token = bisect_right(self.starts, char) - 1
+        while token > 0 and token in self.inside:
+            token -= 1
+        return max(token, 0)
+
+    def token_from(self, char: int) -> int:
+        """The first token that begins at a character, at or after ``char``; the number of tokens if there is none."""
+        token = bisect_left(self.starts, char)
+        while token in self.inside:
+            token += 1
+        return token

@@ -16,6 +16,7 @@ MODEL, DATA, TRAINER, LIMIT = "model/virtual_tokens", "data/python_reference", "
 SHIPPED = {
     "model/virtual_tokens": (MODEL, DATA, TRAINER),
     "model/mean_pool": ("model/mean_pool", DATA, TRAINER),
+    "model/edge_pool": ("model/edge_pool", DATA, TRAINER),
     "model/trainable_stack": ("model/trainable_stack", DATA, TRAINER),
     "data/python_reference": (MODEL, DATA, TRAINER),
     "data/files": (MODEL, "data/files", TRAINER),

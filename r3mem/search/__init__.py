@@ -1,0 +1,10 @@
+"""Search: passages ranked for a query, by memory alone or by their text."""
+
+from r3mem.search.base import Searcher
+from r3mem.search.bm25 import BM25
+from r3mem.search.embeddings import Embeddings
+from r3mem.search.query_likelihood import QueryLikelihood
+from r3mem.search.random_order import RandomOrder
+from r3mem.search.text_likelihood import TextLikelihood
+
+__all__ = ["BM25", "Embeddings", "QueryLikelihood", "RandomOrder", "Searcher", "TextLikelihood"]

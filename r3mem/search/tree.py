@@ -1,0 +1,108 @@
+"""Search down the trees of stored documents by query likelihood; what is found is recalled by running backward.
+
+Shape legend: B nodes, N query tokens, K virtual tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from r3mem.errors import ConfigError, InputError
+from r3mem.memory import Segments
+from r3mem.model import R3Mem
+from r3mem.objectives import log_likelihood
+from r3mem.query_template import TEMPLATE, QueryTemplate
+from r3mem.tree_memory import TreeMemory
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A node that was found.
+
+    Attributes:
+        document: Number of the document.
+        node: Index of the node in the document's tree.
+        score: ``log p(query | memory of the node)``, nats.
+    """
+
+    document: int
+    node: int
+    score: float
+
+
+class TreeSearch:
+    """Walks down from the document level, keeping the best ``beam`` nodes of each level (DESIGN 3.4).
+
+    ```
+    level 0    a   B   C   d        all of them are scored; B and C are the best two
+    level 1      e F   g H          only their children are
+    level 2       i J   K           J and K are found
+    ```
+
+    Args:
+        model: The model that made the memories.
+        beam: Nodes of each level whose children are looked at; the more, the surer and the slower.
+        template: What stands between a memory and the query; ends with ``{query}``.
+        batch: Memories read at a time.
+    """
+
+    def __init__(self, model: R3Mem, beam: int = 8, template: str = TEMPLATE, batch: int = 32) -> None:
+        if beam < 1 or batch < 1:
+            raise ConfigError(f"beam {beam} and batch {batch} must be at least 1")
+        self.model, self.beam, self.template, self.batch = model, beam, template, batch
+
+    @torch.no_grad()
+    def search(self, memories: Sequence[TreeMemory], query: str, k: int = 5, level: int | None = None) -> list[Hit]:
+        """The nodes under which a query is most likely, best first.
+
+        Args:
+            memories: Documents to search.
+            query: What is searched for.
+            k: How many nodes.
+            level: Level at which to stop; None goes down to the leaves.
+
+        Raises:
+            InputError: No documents, or an empty query.
+            FingerprintError: A memory was made by another backbone or stack.
+        """
+        if not memories or not query.strip():
+            raise InputError("nothing to search: give at least one memory and a query that is not empty")
+        template, tokenizer = QueryTemplate(self.template), self.model.backbone.tokenizer
+        given = template.given(tokenizer)
+        asked = given + template.scored(tokenizer, query)
+        front = [(d, i) for d, memory in enumerate(memories) for i in memory.children(None)]
+        found: list[Hit] = []
+        while front:
+            best = sorted(self._scored(memories, front, asked, len(given)), key=lambda hit: -hit.score)
+            best = best[: max(self.beam, k)]
+            front = []
+            for hit in best:
+                tree = memories[hit.document]
+                children = tree.children(hit.node)
+                if not children or tree.nodes[hit.node].level == level:
+                    found.append(hit)
+                else:
+                    front += [(hit.document, child) for child in children]
+        return sorted(found, key=lambda hit: -hit.score)[:k]
+
+    def _scored(
+        self, memories: Sequence[TreeMemory], nodes: list[tuple[int, int]], asked: list[int], given: int
+    ) -> list[Hit]:
+        """Scores of nodes, which may be of several levels: those of one ratio are read together."""
+        by_ratio: dict[int, list[tuple[int, int]]] = {}
+        for d, i in nodes:
+            by_ratio.setdefault(memories[d].levels[memories[d].nodes[i].level].ratio, []).append((d, i))
+        hits = []
+        for ratio, mine in by_ratio.items():
+            with self.model.at_ratio(ratio), self.model.evaluating():
+                for start in range(0, len(mine), self.batch):
+                    part = mine[start : start + self.batch]
+                    query = Segments.pad([asked] * len(part), self.model.backbone.device)
+                    prefix = self.model.prefix([self.model.state(memories[d].memory(i)) for d, i in part])
+                    logits_BNV = self.model.backbone(query, prefix).logits_BNV
+                    scores_B = log_likelihood(logits_BNV, query, given).tolist()
+                    hits += [Hit(d, i, score) for (d, i), score in zip(part, scores_B, strict=True)]
+        return hits
