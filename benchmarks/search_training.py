@@ -17,12 +17,14 @@ from harness import console, layers_of, parser, run, start
 from questions import QuestionItem, read_questions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from r3mem import Backbone, R3Mem, Segments
+from r3mem import Backbone, InputError, R3Mem, Segments
 from r3mem.compressors import EdgePool, MeanPool, VirtualTokens
 from r3mem.objectives import contrast, log_likelihood
 from r3mem.query_template import TEMPLATE, QueryTemplate
 from r3mem.reversible import PositionBinding, ReversibleStack
 
+# Titles and leads say what a passage is about.
+FIRST = 0.75
 COMPRESSORS = {"edge_pool": EdgePool, "virtual_tokens": VirtualTokens, "mean_pool": MeanPool}
 
 
@@ -179,12 +181,14 @@ def main() -> None:
     p.add_argument("--passage-tokens", type=int, default=160, help="a passage is cut after so many")
     p.add_argument("--lr", type=float, default=5e-4, help="highest learning rate")
     p.add_argument("--query-weight", type=float, default=0.5, help="weight of the question's NLL beside the contrast")
-    p.add_argument("--first", type=float, default=0.75, help="share of slots for single first tokens in edge pooling")
+    p.add_argument("--first", type=float, default=FIRST, help="share of slots for single first tokens in edge pooling")
     p.add_argument("--write-layer", type=int, default=None, help="layer whose states become slots")
     p.add_argument("--read-layer", type=int, default=None, help="layer at which a memory enters")
     p.add_argument("--save", type=Path, required=True, metavar="DIR", help="where the trained model goes")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to run")
     args = start(p)
+    if args.candidates < 2 or min(args.questions, args.batch, args.passage_tokens) < 1:
+        raise InputError("--candidates must be at least 2, --questions, --batch and --passage-tokens at least 1")
     options: dict[str, Any] = {"write_layer": args.write_layer, "read_layer": args.read_layer}
     if args.compressor == "edge_pool":
         options |= {"first": args.first, "last": 0.0}

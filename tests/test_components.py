@@ -10,7 +10,7 @@ import pytest
 from r3mem import ConfigError
 from r3mem.components import build, describe
 from r3mem.compressors import Compressor, MeanPool
-from r3mem.hierarchy import Flat, Hierarchy
+from r3mem.hierarchy import BlankLines, Flat, Hierarchy, Structure
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
 
 
@@ -36,6 +36,14 @@ def test_plain_values(value: Any) -> None:
     assert described["init_args"] == {"value": value, "option": 7}
     again = build(described, Holder)
     assert again.value == value and again.option == 7
+
+
+def test_components_that_are_no_modules() -> None:
+    segmenter = Structure(1, finer=BlankLines())
+    again = build(json.loads(json.dumps(describe(Holder([segmenter])))), Holder)
+    assert describe(again) == describe(Holder([segmenter]))
+    assert isinstance(again.value[0], Structure) and again.value[0].depth == 1
+    assert repr(segmenter) == "Structure(depth=1, finer=BlankLines(finer=None))"
 
 
 def test_a_module_inside_a_dictionary() -> None:

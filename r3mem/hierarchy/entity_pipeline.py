@@ -93,7 +93,7 @@ def _keep_what_is_needed(nlp: Any, model: str) -> str:
     entities = {name for name in nlp.pipe_names if "doc.ents" in assigned[name]}
     if not entities:
         raise ConfigError(f"the spaCy pipeline {model!r} marks no entities: name one with an 'ner' component")
-    # Trained for sentences alone, `senter` finds them as well as the parser in 60 % of the time (docs/hierarchy.md).
+    # Trained for sentences alone, `senter` finds them as well as the parser and is faster (docs/hierarchy.md).
     sentences = "senter" if "senter" in assigned else None
     if sentences is None:
         sentences = next((name for name in nlp.pipe_names if "token.is_sent_start" in assigned[name]), None)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from r3mem.backbone import Backbone
-from r3mem.memory import Segments
+from r3mem.errors import ConfigError
+from r3mem.memory import Segments, slots_needed
 from r3mem.query_template import TEMPLATE
 from r3mem.search.likelihood import Likelihood
 
@@ -24,11 +25,17 @@ class TextLikelihood(Likelihood[list[list[int]]]):
         adapters: Whether its adapters are on; off is the untouched base model.
         template: As in :class:`Likelihood`.
         batch: Passages read at a time; logits of all their tokens are held.
+        ratio: Read the first ``1 / ratio`` of each passage's tokens only, as many positions as a memory of that ratio
+            has: what a memory has to beat.
     """
 
-    def __init__(self, backbone: Backbone, adapters: bool = False, template: str = TEMPLATE, batch: int = 8) -> None:
+    def __init__(
+        self, backbone: Backbone, adapters: bool = False, template: str = TEMPLATE, batch: int = 8, ratio: int = 1
+    ) -> None:
         super().__init__(template, batch)
-        self.backbone, self.adapters = backbone, adapters
+        if ratio < 1:
+            raise ConfigError(f"ratio {ratio} is not possible; 1 reads the whole passage")
+        self.backbone, self.adapters, self.ratio = backbone, adapters, ratio
 
     @property
     def positions_per_passage(self) -> float | None:
@@ -45,7 +52,7 @@ class TextLikelihood(Likelihood[list[list[int]]]):
         return self.backbone
 
     def _keep(self, rows: list[list[int]]) -> list[list[int]]:
-        return rows
+        return [row[: slots_needed(len(row), self.ratio)] for row in rows]
 
     def _logits(self, kept: list[list[int]], query: Segments) -> Tensor:
         device, ids = query.ids_BN.device, query.ids_BN[0].tolist()

@@ -6,6 +6,7 @@ from tests.battery.hierarchy import HierarchyBattery
 
 class TestFlat(HierarchyBattery):
     build = staticmethod(Flat)
+    whole_characters = False
 
 
 def test_windows() -> None:
