@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from datamodules.sources import ReadingOptions, open_source  # noqa: E402
 from r3mem import Backbone, InputError, R3MemError  # noqa: E402
+from r3mem.compressors import Compressor, EdgePool, MeanPool, VirtualTokens  # noqa: E402
 
 transformers_logging.disable_progress_bar()
 # Tables are wider than the 80 columns that a pipe is taken for.
@@ -49,6 +50,7 @@ def _commit() -> str:
 # Of the code as it was loaded, not as it is when the figures are written.
 COMMIT = _commit()
 DEFAULT_TEXT = "stdlib:pydoc_data.topics"
+COMPRESSORS = {"virtual_tokens": VirtualTokens, "mean_pool": MeanPool, "edge_pool": EdgePool}
 
 
 def parser(description: str, ratios: list[int]) -> argparse.ArgumentParser:
@@ -119,6 +121,27 @@ def layers_of(backbone: Backbone) -> dict[str, int]:
     """Where memories are written and read: 12 and 4 of SmolLM2's 30 layers, the same shares of other depths."""
     depth = len(backbone.layers)
     return {"write_layer": max(2, round(0.4 * depth)), "read_layer": max(1, round(4 * depth / 30))}
+
+
+def compressor(name: str, backbone: Backbone, ratio: int, **options: Any) -> Compressor:
+    """A compressor by its name on the command line.
+
+    Args:
+        name: One of ``COMPRESSORS``.
+        backbone: Its width and depth count.
+        ratio: Text tokens per virtual token.
+        **options: Arguments of the compressor; None leaves the default.
+    """
+    # Edge pooling has layers of its own: a single token's state is plainest where it is lowest.
+    layers = {} if name == "edge_pool" else layers_of(backbone)
+    chosen = {**layers, **{key: value for key, value in options.items() if value is not None}}
+    return COMPRESSORS[name](backbone.width, ratio, **chosen)
+
+
+def resident_mib() -> float:
+    """Memory that this process holds now, MiB; 0 where the system does not say."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20 if statm.exists() else 0.0
 
 
 def name_of(path: str) -> str:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import console, layers_of
+from harness import compressor, console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from r3mem import Backbone, MemoryState, R3Mem, Segments
-from r3mem.compressors import EdgePool, MeanPool, VirtualTokens
 from r3mem.objectives import forward_nll
 from r3mem.reversible import PositionBinding, ReversibleStack
 
@@ -25,7 +24,6 @@ HISTORY, CONTINUATION = 512, 256
 WINDOW = HISTORY + CONTINUATION
 # The adapters of the raw reader have about as many weights as those of a memory method and its two maps together.
 LORA_RANK = {"raw": 16, "virtual_tokens": 14, "mean_pool": 14, "edge_pool": 14}
-COMPRESSORS = {"raw": MeanPool, "virtual_tokens": VirtualTokens, "mean_pool": MeanPool, "edge_pool": EdgePool}
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,9 @@ def build(method: str, backbone_name: str, dtype: str, ratio: int, options: dict
     """An untrained model of a method."""
     backbone = Backbone(backbone_name, dtype, lora_rank=LORA_RANK[method])
     share = options.pop("share", 0.25)
-    # Edge pooling has layers of its own: a single token's state is plainest where it is lowest.
-    layers = {} if method == "edge_pool" else layers_of(backbone)
-    chosen = {name: value for name, value in options.items() if value is not None}
-    compressor = COMPRESSORS[method](backbone.width, ratio, **{**layers, **chosen})
-    return R3Mem(backbone, compressor, ReversibleStack([PositionBinding(backbone.width, ratio, share)]))
+    # The raw reader has a compressor that it never uses.
+    made = compressor("mean_pool" if method == "raw" else method, backbone, ratio, **options)
+    return R3Mem(backbone, made, ReversibleStack([PositionBinding(backbone.width, ratio, share)]))
 
 
 def loss_of(model: R3Mem, view: View, ids_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import console, layers_of, parser, run, start
+from harness import COMPRESSORS, compressor, console, parser, run, start
 from questions import QuestionItem, read_questions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from r3mem import Backbone, InputError, R3Mem, Segments
-from r3mem.compressors import EdgePool, MeanPool, VirtualTokens
 from r3mem.objectives import contrast, log_likelihood
 from r3mem.query_template import TEMPLATE, QueryTemplate
 from r3mem.reversible import PositionBinding, ReversibleStack
 
 # Titles and leads say what a passage is about.
 FIRST = 0.75
-COMPRESSORS = {"edge_pool": EdgePool, "virtual_tokens": VirtualTokens, "mean_pool": MeanPool}
 
 
 @dataclass
@@ -45,14 +43,11 @@ class Trained:
     curve: list[list[float]] = field(default_factory=list)
 
 
-def build(backbone_name: str, dtype: str, compressor: str, ratio: int, options: dict[str, Any]) -> R3Mem:
-    """An untrained model, calibrated."""
+def build(backbone_name: str, dtype: str, kind: str, ratio: int, options: dict[str, Any]) -> R3Mem:
+    """An untrained model."""
     backbone = Backbone(backbone_name, dtype, lora_rank=16)
-    layers = {} if compressor == "edge_pool" else layers_of(backbone)
-    chosen = {**layers, **{name: value for name, value in options.items() if value is not None}}
-    kind = COMPRESSORS[compressor]
     stack = ReversibleStack([PositionBinding(backbone.width, ratio, 0.25)])
-    return R3Mem(backbone, kind(backbone.width, ratio, **chosen), stack)
+    return R3Mem(backbone, compressor(kind, backbone, ratio, **options), stack)
 
 
 def step_loss(

@@ -13,16 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import ROOT, console, documents, layers_of, parser, peak_mib, run, start, table, write
+from harness import (
+    COMPRESSORS,
+    ROOT,
+    compressor,
+    console,
+    documents,
+    parser,
+    peak_mib,
+    resident_mib,
+    run,
+    start,
+    table,
+    write,
+)  # fmt: skip
 
 from r3mem import Backbone, R3Mem, Segments
-from r3mem.compressors import VirtualTokens
 from r3mem.memory import slots_needed
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
 from r3mem.reversible.quantise import dequantise, quantise
 
 SEGMENT = 512
-LENGTH_COLUMNS = ("path", "tokens_per_second", "peak_mib", "correction_bits_per_token")
+LENGTH_COLUMNS = ("path", "tokens_per_second", "peak_mib", "resident_mib", "correction_bits_per_token")
 SPEED_COLUMNS = ("path", "tokens_per_second", "relative_to_plain", "peak_mib")
 
 
@@ -31,8 +43,7 @@ def build(args: Any) -> R3Mem:
     backbone = Backbone(args.backbone, args.dtype)
     ratio = args.ratio[0]
     stack = ReversibleStack([PositionBinding(backbone.width, ratio)])
-    compressor = VirtualTokens(backbone.width, ratio, **layers_of(backbone))
-    return R3Mem(backbone, compressor, stack).to(args.device).eval()
+    return R3Mem(backbone, compressor(args.compressor, backbone, ratio), stack).to(args.device).eval()
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:
@@ -106,9 +117,10 @@ def length_rows(args: Any) -> list[dict[str, Any]]:
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
-        rate, peak, bits = (float(x) for x in done.stdout.strip().splitlines()[-1].split())
+        rate, peak, resident, bits = (float(x) for x in done.stdout.strip().splitlines()[-1].split())
         out.append({"path": f"compress {length:,} tokens", "tokens": length, "tokens_per_second": round(rate),
-                    "peak_mib": round(peak), "correction_bits_per_token": bits})  # fmt: skip
+                    "peak_mib": round(peak), "resident_mib": round(resident),
+                    "correction_bits_per_token": bits})  # fmt: skip
         console.print(out[-1])
     return out
 
@@ -119,10 +131,12 @@ def compress_one(args: Any, length: int) -> None:
     ids = [i for d in documents(args.text[0], model.backbone, min(length, 200_000)) for i in d]
     ids = (ids * -(-length // len(ids)))[:length]
     model.hierarchy.segment_tokens = SEGMENT
-    began, bits = time.perf_counter(), 0
+    began, bits, resident = time.perf_counter(), 0, 0.0
     for _, record in model.retain_stream([ids]):
         bits += record.correction_bits
-    print(length / (time.perf_counter() - began), peak_mib(), bits / length)
+        # The peak may be that of loading the model, which would hide what compressing holds.
+        resident = max(resident, resident_mib())
+    print(length / (time.perf_counter() - began), peak_mib(), resident, bits / length)
 
 
 def activation_rows(args: Any) -> list[dict[str, Any]]:
@@ -160,6 +174,9 @@ def activation_rows(args: Any) -> list[dict[str, Any]]:
 def main() -> None:
     """Speed, memory by length, activation memory by couplings."""
     p = parser("Speed and memory against a plain forward pass", [16])
+    p.add_argument(
+        "--compressor", choices=sorted(COMPRESSORS), default="virtual_tokens", help="how text becomes virtual tokens"
+    )
     p.add_argument("--batch", type=int, default=4, help=f"texts of {SEGMENT} tokens at a time")
     p.add_argument("--repeats", type=int, default=5, help="timed calls; the median counts")
     p.add_argument(
