@@ -16,6 +16,7 @@ from ablation_training import FIELDS, HIERARCHIES, QUERY_TOKENS, train
 from harness import console, parser, peak_mib, run, start, table, write
 
 from datamodules.document_reader import DocumentReader
+from datamodules.record_reader import MappedDocument
 from datamodules.sources import open_source
 from r3mem import InputError, Memory, R3Mem, Segments
 from r3mem.hierarchy import Document, MemoryTree, Mention
@@ -41,7 +42,7 @@ SEARCH_COLUMNS = (
 ENTITY_COLUMNS = ("hierarchy", "recalled_leaves", "generated", "generated_other_memory", "correction_bits")
 
 
-def read(paths: Sequence[str], tokenizer: Any, most: int | None, seed: int) -> list[Document]:
+def read(paths: Sequence[str], most: int | None, seed: int) -> list[MappedDocument]:
     """Documents with gold entities; some of them, drawn at random, where fewer are asked for.
 
     Raises:
@@ -57,9 +58,7 @@ def read(paths: Sequence[str], tokenizer: Any, most: int | None, seed: int) -> l
                 found.append(mapped)
     if not found:
         raise InputError(f"{', '.join(paths)}: no document there; give other texts")
-    if most is not None and most < len(found):
-        found = random.Random(seed).sample(found, most)
-    return [Document.of(d.text, tokenizer, title=d.title, mentions=d.mentions or (), name=d.name) for d in found]
+    return found if most is None or most >= len(found) else random.Random(seed).sample(found, most)
 
 
 def part_of(document: Document, first: int, last: int, tokenizer: Any) -> Document:
@@ -265,9 +264,10 @@ def recalled_texts(model: R3Mem, records: Memory) -> list[str]:
     return [str(model.backbone.tokenizer.decode(row, clean_up_tokenization_spaces=False)) for row in rows]
 
 
-def evaluated(model: R3Mem, args: Any) -> dict[str, Any]:
+def evaluated(model: R3Mem, texts: Sequence[MappedDocument], args: Any) -> dict[str, Any]:
     """Everything that is measured of one model on the held-out documents."""
-    documents = read(args.text, model.backbone.tokenizer, args.documents, args.seed)
+    tokenizer = model.backbone.tokenizer
+    documents = [Document.of(t.text, tokenizer, title=t.title, mentions=t.mentions or (), name=t.name) for t in texts]
     gained = retained(model, documents, args.passages)
     draw = random.Random(args.seed)
     memories = model.retain_tree(documents)
@@ -304,12 +304,14 @@ def main() -> None:
         raise InputError("--text is missing: give held-out documents with marked entities, such as LitBank's")
     if len(args.ratio) != 4:
         raise InputError(f"--ratio {args.ratio}: give four, of flat windows, then of document, paragraph and entity")
+    # Before any training: what cannot be evaluated need not be trained.
+    texts = read(args.text, args.documents, args.seed)
     rows = []
     for name in args.hierarchies:
         model, spent = train(name, args)
         began = time.perf_counter()
         cost = {k: v for k, v in vars(spent).items() if k != "curve"}
-        found = evaluated(model, args)
+        found = evaluated(model, texts, args)
         seconds = time.perf_counter() - began
         rows.append({"hierarchy": name, **found, **cost, "evaluation_seconds": seconds, "curve": spent.curve})
         console.print(f"{name}: evaluated in {seconds:,.0f} s")

@@ -6,8 +6,10 @@ Shape legend: B rows, T segments of a row.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 
 from datamodules.fields import DocumentFields
 from datamodules.hierarchical import HierarchyDataModule
+from lightning_modules.cli import QUIET
 from lightning_modules.memory_module import MemoryModule
 from r3mem import Backbone, InputError, R3Mem
 from r3mem.compressors import VirtualTokens
@@ -182,6 +185,10 @@ def train(name: str, args: Any) -> tuple[R3Mem, Spent]:
     sizes = [int(batch["lengths_BT"].sum()) for batch in data.train_dataloader()]
     planned = max(1, math.ceil(args.train_tokens * len(sizes) / sum(sizes)))
     console.print(f"{name}: {sum(sizes) / len(sizes):,.0f} tokens a step, about {planned} steps")
+    # What the trainer says of itself; what the data says has been said.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for pattern in QUIET:
+        warnings.filterwarnings("ignore", message=pattern)
     counting = StopAfterTokens(args.train_tokens, planned)
     trainer = Trainer(
         accelerator="gpu" if args.device.startswith("cuda") else "cpu",

@@ -163,7 +163,7 @@ def main() -> None:
     console.print(
         "ppl: perplexity of the tokens after the history, read after nothing, the memory, as many raw recent tokens as "
         "the memory has positions, or the full history.\nIn bytes a memory is larger than its text; it saves positions "
-        "in the model's context. A few minutes of training teach retention little: see benchmarks/retention.py.",
+        "in the model's context. Three quarters of its positions stand for last tokens: see benchmarks/retention.py.",
         highlight=False,
     )
     model.set_ratio(16)

@@ -30,7 +30,8 @@ class PairBatch(TypedDict):
     Attributes:
         ids_BTN: Token ids of the segments, ``long``, padded on the right.
         lengths_BT: Tokens in each segment, ``long``; 0 where a row has no segment.
-        query_BTQ: Token ids of each segment's query, ``long``, padded on the right.
+        query_BTQ: Token ids of each segment's query as it stands behind a template (``QueryTemplate.placed``),
+            ``long``, padded on the right.
         query_lengths_BT: Tokens in each query, ``long``; 0 where a segment has none.
         relevant_BT: ``bool``; whether the segment answers its query.
         level_T: Level of each segment, ``long``; the same in every row.

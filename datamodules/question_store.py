@@ -21,6 +21,7 @@ from datamodules.sources import Source
 from datamodules.store import DocumentStore, StoreWriter
 from datamodules.token_cache import text_digest
 from r3mem.hierarchy import Document
+from r3mem.query_template import QueryTemplate
 
 
 class QuestionStore(DocumentStore):
@@ -89,7 +90,9 @@ class QuestionWriter(StoreWriter[MappedQuestion]):
 
     def add(self, columns: dict[str, RaggedWriter], mapped: MappedQuestion) -> int:
         """See :meth:`StoreWriter.add`."""
-        columns["questions"].add(self.tokenise([mapped.question], self.query_tokens, "questions")[0])
+        columns["questions"].add(
+            self.tokenise([QueryTemplate().placed(mapped.question)], self.query_tokens, "questions")[0]
+        )
         texts = [paragraph.text for paragraph in mapped.paragraphs]
         for ids in self.tokenise(texts, self.paragraph_tokens, "paragraphs"):
             columns["paragraphs"].add(ids)

@@ -25,6 +25,7 @@ from datamodules.token_cache import text_digest
 from datamodules.tree_shape import TreeShape
 from r3mem.components import describe
 from r3mem.hierarchy import Document, Hierarchy, MemoryTree, Mention, Node, Part, Question
+from r3mem.query_template import QueryTemplate
 
 #: What is stored of a node: tokens start to end, level, parent (-1: none), first query and number of queries.
 NODE = ("start", "end", "level", "parent", "first_query", "queries")
@@ -150,6 +151,7 @@ class TreeWriter(StoreWriter[MappedDocument]):
             return None
         tree = self.hierarchy.build(document)
         self.shape.take(tree, self.hierarchy)
+        placed = QueryTemplate().placed
         queries = [self.hierarchy.queries(tree, i) for i in range(len(tree.nodes))]
         lines, first = [], len(columns["queries"])
         for node, names in zip(tree.nodes, queries, strict=True):
@@ -173,7 +175,7 @@ class TreeWriter(StoreWriter[MappedDocument]):
         columns["about"].add(json.dumps(about, ensure_ascii=False).encode("utf-8"))
         columns["nodes"].add(np.array(lines, np.int64).ravel())
         columns["leaves"].add(leaves)
-        for ids in self.tokenise([query for each in queries for query in each], self.query_tokens, "queries"):
+        for ids in self.tokenise([placed(query) for each in queries for query in each], self.query_tokens, "queries"):
             columns["queries"].add(ids)
         return text_digest(mapped.text, mapped.origin)
 

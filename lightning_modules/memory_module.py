@@ -272,11 +272,11 @@ class MemoryModule(LightningModule):
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Likelihood given nothing, the memory and the full text; words recalled from the memory alone."""
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """The same on the test split."""
         self._evaluate(batch, "test")
 

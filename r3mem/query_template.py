@@ -37,9 +37,13 @@ class QueryTemplate:
         """Token ids in front of a query; they may be none."""
         return _ids(tokenizer, self._head)
 
+    def placed(self, query: str) -> str:
+        """A query as it stands behind the given words: with the space before it."""
+        return self._space + query
+
     def scored(self, tokenizer: PreTrainedTokenizerBase, query: str) -> list[int]:
         """Token ids of a query where it stands."""
-        return _ids(tokenizer, self._space + query)
+        return _ids(tokenizer, self.placed(query))
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 import yaml
 
 from lightning_modules.cli import main
-from tests.tiny_run import CONFIGS, config, tiny, write_documents
+from tests.datamodules.shapes import RECORDS, write_records
+from tests.tiny_run import CONFIGS, config, logged, tiny, write_documents
 
 # What each file is laid over, or laid over it, to make a complete configuration.
 MODEL, DATA, TRAINER, LIMIT = "model/virtual_tokens", "data/python_reference", "trainer/cpu", "debug/limit"
@@ -24,12 +26,17 @@ SHIPPED = {
     "trainer/gpu": (MODEL, DATA, "trainer/gpu"),
     "trainer/ddp": (MODEL, DATA, "trainer/ddp"),
     "experiment/quickstart": ("experiment/quickstart",),
+    "experiment/hierarchy_flat": ("experiment/hierarchy_flat",),
+    "experiment/hierarchy_multi_level": ("experiment/hierarchy_multi_level",),
+    "experiment/hierarchy_refined": ("experiment/hierarchy_refined",),
     "experiment/ablation_transformer_coupling": (MODEL, DATA, TRAINER, "experiment/ablation_transformer_coupling"),
     "debug/overfit": (MODEL, DATA, TRAINER, "debug/overfit"),
     "debug/limit": (MODEL, DATA, TRAINER, LIMIT),
     "debug/profiler": (MODEL, DATA, TRAINER, "debug/profiler"),
     "debug/tiny": (MODEL, DATA, TRAINER, "debug/tiny"),
 }
+# Files that read records: a mixture reads those of its modules.
+PAIRS = {f"data/{name}": (name,) for name in RECORDS} | {"data/mixed": ("books_gutenberg", "musique")}
 
 
 def keys_without_comment(text: str) -> list[str]:
@@ -58,7 +65,7 @@ def keys_without_comment(text: str) -> list[str]:
 def test_no_file_is_forgotten() -> None:
     found = {p.relative_to(CONFIGS).with_suffix("").as_posix() for p in CONFIGS.rglob("*.yaml")}
     ours = {name for name in found if name.split("/")[0] in ("model", "data", "trainer", "experiment", "debug")}
-    assert ours == set(SHIPPED)
+    assert ours == set(SHIPPED) | set(PAIRS)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
@@ -88,7 +95,10 @@ def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_documents(tmp_path)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+HIERARCHIES = [name for name in SHIPPED if name.startswith("experiment/hierarchy_")]
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name not in HIERARCHIES])
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore:.*split is empty")
 def test_runs(name: str, documents: Path, backbone_folder: Path, tmp_path: Path) -> None:
     steps = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.num_sanity_val_steps=0"]
@@ -98,6 +108,51 @@ def test_runs(name: str, documents: Path, backbone_folder: Path, tmp_path: Path)
     # The files' own ratios need more dimensions than the tiny model has.
     sizes += ["--model.ratios=[2,4]"] if name == "experiment/quickstart" else []
     main(["fit", *config(*SHIPPED[name]), *sizes, *steps, *place])
+    assert (tmp_path / "run" / "metrics.csv").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", HIERARCHIES)
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore:.*split is empty")
+def test_hierarchies_run(name: str, backbone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R3MEM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("R3MEM_DATA", str(tmp_path))
+    write_records("litbank", tmp_path)
+    # The levels' own ratios need more dimensions than the tiny model has.
+    shipped = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    smaller = tmp_path / "smaller.yaml"
+    smaller.write_text(re.sub(r"ratio: \d+", "ratio: 4", shipped), encoding="utf-8")
+    sizes = [size for size in tiny(backbone_folder, tmp_path, tmp_path / "run") if not size.startswith("--data.")]
+    steps = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.val_check_interval=2"]
+    main(["fit", f"--config={smaller}", *sizes, *steps, "--model.calibrate=false", "--trainer.accelerator=cpu"])
+    assert len(logged(tmp_path / "run", "train/query")) == 2
+    assert logged(tmp_path / "run", "val/query")
+
+
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+def test_the_hierarchies_differ_in_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    found = [parsed(capsys, *config(name)) for name in HIERARCHIES]
+    kinds = [run["model"].pop("hierarchy") for run in found]
+    assert len(found) == 3 and found[0] == found[1] == found[2]
+    assert [len(kind["init_args"]["levels"]) for kind in kinds] == [1, 3, 3]
+    assert kinds[1]["init_args"] == kinds[2]["init_args"] and kinds[1]["class_path"] != kinds[2]["class_path"]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore:.*split is empty", "ignore:.*also in train")
+def test_pairs_run(
+    name: str, documents: Path, backbone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R3MEM_DATA", str(tmp_path / "data"))
+    for records in PAIRS[name]:
+        write_records(records, tmp_path / "data")
+    sizes = [a for a in tiny(backbone_folder, documents, tmp_path / "run") if not a.startswith("--data.")]
+    if len(PAIRS[name]) == 1:
+        sizes += ["--data.init_args.validation_fraction=0.0", "--data.init_args.test_fraction=0.0"]
+    steps = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0"]
+    place = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
+    # One level; with several, set model.hierarchy.
+    model = ["--model.calibrate=false", "--model.objective.forward.weight=0", "--model.objective.query.weight=1.0"]
+    main(["fit", *config(MODEL, name, TRAINER), *sizes, *steps, *place, *model])
     assert (tmp_path / "run" / "metrics.csv").stat().st_size > 0
 
 

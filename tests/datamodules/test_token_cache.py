@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from datamodules import token_cache
+from datamodules import atomic_folder, token_cache
 from datamodules.sources import ReadingOptions, open_source
 from datamodules.token_cache import TokenCache, open_token_cache, tokenizer_fingerprint
 from datamodules.token_corpus import TokenCorpus
@@ -145,7 +145,7 @@ def test_killed_writer_leaves_no_half_cache(tmp_path: Path, byte_tokenizer: PreT
     byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom transformers import AutoTokenizer\n"
-        "from datamodules import token_cache\nfrom datamodules.sources import open_source\n"
+        "from datamodules import atomic_folder, token_cache\nfrom datamodules.sources import open_source\n"
         "token_cache.np.save = lambda *a, **k: os._exit(9)\n"
         "tokenizer = AutoTokenizer.from_pretrained(sys.argv[2])\n"
         "token_cache.open_token_cache(open_source(sys.argv[1]), tokenizer, Path(sys.argv[3]))"
@@ -172,8 +172,8 @@ def test_concurrent_processes_build_once(
 ) -> None:
     path, root = write_lines(tmp_path / "a.jsonl", ["text"] * 50), tmp_path / "c"
     builds: list[int] = []
-    original = token_cache._build
-    monkeypatch.setattr(token_cache, "_build", lambda *a: builds.append(1) or original(*a))
+    original = atomic_folder.make
+    monkeypatch.setattr(atomic_folder, "make", lambda *a: builds.append(1) or original(*a))
     found: list[TokenCache] = []
     ranks = [
         threading.Thread(target=lambda: found.append(open_token_cache(open_source(path), byte_tokenizer, root)))
@@ -191,7 +191,7 @@ def test_lost_race_without_locks_uses_the_winner(tmp_path: Path, byte_tokenizer:
     source = open_source(write_lines(tmp_path / "a.jsonl", ["one"]))
     winner = open_token_cache(source, byte_tokenizer, tmp_path / "c").folder
     before = (winner / "meta.json").stat().st_mtime_ns
-    token_cache._build(source, byte_tokenizer, winner, None, print)
+    atomic_folder.make(winner, lambda scratch: (scratch / "meta.json").write_text("another"))
     assert (winner / "meta.json").stat().st_mtime_ns == before
     assert not list((tmp_path / "c").glob(".*-*"))
 
