@@ -138,7 +138,7 @@ def module_of(args: Any, hierarchy: Hierarchy) -> MemoryModule:
         VirtualTokens(backbone.width, ratio, **layers_of(backbone)),
         ReversibleStack([PositionBinding(backbone.width, ratio, args.share)]),
         hierarchy,
-        Objective(forward=Term(1.0), query=Term(0.5), contrast=Term(0.5)),
+        Objective(forward=Term(1.0), query=Term(0.5)),
         optimizer=partial(torch.optim.AdamW, lr=args.lr, weight_decay=0.0),
         calibrate=args.calibrate,
     )
