@@ -142,6 +142,7 @@ def main() -> None:
     p.add_argument("--pooled", type=float, default=0.5, help="share of the mean state in virtual tokens")
     p.add_argument("--last", type=float, default=0.75, help="share of slots for single last tokens in edge pooling")
     p.add_argument("--share", type=float, default=0.25, help="exact share of a slot")
+    p.add_argument("--stream-method", default="edge_pool", choices=METHODS[1:], help="what reads streamed documents")
     p.add_argument("--stream-tokens", type=int, default=16384, help="length of the streamed documents")
     p.add_argument("--stream-documents", type=int, default=2, help="streamed documents of each text; 0 for none")
     p.add_argument(
@@ -209,13 +210,13 @@ def main() -> None:
                 with_recent = nll(model, mix, windows)
                 more = {"method": f"{method} + recent", "recent": mix.recent, "memory_ratio": mix.ratio}
                 rows.append(scored(ratio, with_recent, cost, **more))
-                if method == "virtual_tokens":
+                if method != "mean_pool":
                     for name, other in (("another passage's memory", True), ("random memory", False)):
                         value = nll_control(model, ratio, windows, other, args.seed)
-                        rows.append(scored(ratio, value, cost, method=name))
-        if "virtual_tokens" in models and args.stream_documents and long_texts[text]:
-            found = streaming(models["virtual_tokens"], raw, long_texts[text], args.ratio, args.stream_tokens)
-            streams += [{"text": text, **r} for r in found]
+                        rows.append(scored(ratio, value, cost, method=f"{method}, {name}"))
+        if args.stream_method in models and args.stream_documents and long_texts[text]:
+            found = streaming(models[args.stream_method], raw, long_texts[text], args.ratio, args.stream_tokens)
+            streams += [{"text": text, "method": args.stream_method, **r} for r in found]
     table("Retained gain, 256 tokens after 512 tokens of history (held out)", rows, COLUMNS)
     bounds = {r["text"]: [round(math.exp(r[k]), 1) for k in ("nll_nothing", "nll_full")] for r in rows}
     console.print(f"perplexity nothing, full: {bounds}; peak memory {peak_mib():,.0f} MiB")

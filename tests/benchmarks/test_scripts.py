@@ -77,6 +77,7 @@ def test_retention(text: Path, backbone_folder: Path) -> None:
     written = run("retention.py", text, backbone_folder, *more, "--share", "0.5", "--stream-tokens", "2048")
     assert all(set(row) >= RETENTION_ROW for row in written["rows"])
     assert {row["method"] for row in written["rows"]} == {
-        "virtual_tokens", "virtual_tokens + recent", "another passage's memory", "random memory",
-        "mean_pool", "mean_pool + recent",
-    }  # fmt: skip
+        f"{method}{what}" for method in ("virtual_tokens", "edge_pool")
+        for what in ("", " + recent", ", another passage's memory", ", random memory")
+    } | {"mean_pool", "mean_pool + recent"}  # fmt: skip
+    assert {row["method"] for row in written["streaming"]} == {"edge_pool"}
