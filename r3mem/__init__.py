@@ -4,6 +4,7 @@ from r3mem.backbone import Backbone
 from r3mem.errors import ConfigError, FingerprintError, InputError, R3MemError, RecallError
 from r3mem.memory import Memory, MemoryState, Segments
 from r3mem.model import R3Mem
+from r3mem.tree_memory import TreeMemory
 
 __all__ = [
     "Backbone",
@@ -16,5 +17,6 @@ __all__ = [
     "R3MemError",
     "RecallError",
     "Segments",
+    "TreeMemory",
 ]
 __version__ = "0.1.0"

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from r3mem import Backbone, R3Mem
-from r3mem.hierarchy import Flat
+from r3mem.compressors import EdgePool
+from r3mem.hierarchy import BlankLines, Flat, Level, Refined
 from r3mem.reversible import PositionBinding, ReversibleStack
 from tests.tiny_models import RATIO, SEGMENT, WIDTH
 
@@ -51,6 +52,20 @@ def test_the_example_compressor_retains_and_recalls(examples: Path, tiny_backbon
     ids = torch.randint(0, 200, (3 * SEGMENT + 1,), generator=torch.Generator().manual_seed(0)).tolist()
     memory = model.retain(ids)
     assert memory.n_slots < len(ids) and model.recall_ids(memory) == ids
+
+
+def test_the_readme_s_search_gives_back_places_of_the_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_backbone: Callable[..., Backbone]
+) -> None:
+    (block,) = [b for b in blocks("README.md", "python") if b.startswith("# search.py")]
+    (tmp_path / "search_example.py").write_text(block, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    levels = [Level("document", BlankLines(), 64, ratio=8), Level("paragraph", BlankLines(), 32, ratio=RATIO)]
+    stack = ReversibleStack([PositionBinding(WIDTH, RATIO, 0.5)])
+    model = R3Mem(tiny_backbone(), EdgePool(WIDTH, RATIO), stack, Refined(levels))
+    texts = ["One paragraph.\n\nAnother paragraph.", "A third."]
+    found = importlib.import_module("search_example").answer_places(model, texts, "Which?")
+    assert len(found) == 3 and all(any(place in text for text in texts) for place in found)
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))])

@@ -6,5 +6,15 @@ from r3mem.search.embeddings import Embeddings
 from r3mem.search.query_likelihood import QueryLikelihood
 from r3mem.search.random_order import RandomOrder
 from r3mem.search.text_likelihood import TextLikelihood
+from r3mem.search.tree import Hit, TreeSearch
 
-__all__ = ["BM25", "Embeddings", "QueryLikelihood", "RandomOrder", "Searcher", "TextLikelihood"]
+__all__ = [
+    "BM25",
+    "Embeddings",
+    "Hit",
+    "QueryLikelihood",
+    "RandomOrder",
+    "Searcher",
+    "TextLikelihood",
+    "TreeSearch",
+]
