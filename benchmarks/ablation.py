@@ -19,6 +19,7 @@ from datamodules.document_reader import DocumentReader
 from datamodules.record_reader import MappedDocument
 from datamodules.sources import open_source
 from r3mem import InputError, Memory, R3Mem, Segments
+from r3mem.evaluation_mode import evaluating
 from r3mem.hierarchy import Document, MemoryTree, Mention
 from r3mem.metrics import EntityRecall, MeanReciprocalRank, RecallAtK, RetainedGain
 from r3mem.objectives import forward_nll, log_likelihood
@@ -89,7 +90,7 @@ def retained(model: R3Mem, documents: Sequence[Document], passages: int) -> dict
             history = part_of(document, first, first + HISTORY, tokenizer)
             after = Segments.pad([document.ids[first + HISTORY : first + window]], device)
             leaves = model.retain_tree(history).levels[-1]
-            with model.at_ratio(leaves.ratio), model.evaluating():
+            with model.at_ratio(leaves.ratio), evaluating(model):
                 state = model.state(leaves, reach="records")
                 memory, count = forward_nll(model.likelihood(after, state), after, row_B)
                 nothing, _ = forward_nll(model.likelihood(after), after, row_B)
@@ -164,7 +165,7 @@ def leaf_scores(model: R3Mem, memory: TreeMemory, leaves: Sequence[int], asked: 
         asked: Token ids of each query behind its template.
         given: Tokens of the template, which are not scored.
     """
-    with model.at_ratio(memory.levels[-1].ratio), model.evaluating():
+    with model.at_ratio(memory.levels[-1].ratio), evaluating(model):
         state = joined([model.state(memory.memory(i)) for i in leaves])
         assert state is not None
         rows = []

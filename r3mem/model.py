@@ -13,6 +13,7 @@ import torch
 
 from r3mem import saving
 from r3mem.errors import ConfigError, InputError
+from r3mem.evaluation_mode import evaluating
 from r3mem.hierarchy import Document
 from r3mem.memory import Memory, MemoryState, Segments
 from r3mem.reversible.decoders import Proof
@@ -85,7 +86,7 @@ class R3Mem(SegmentModel):
         states: list[MemoryState | None] = [None] * len(texts)
         if memories is not None:
             states = [self.state(m) for m in memories]
-        with self.evaluating():
+        with evaluating(self):
             for t in range(max(len(nodes) for nodes in leaves)):
                 active = [row for row, nodes in enumerate(leaves) if t < len(nodes)]
                 spans = [(row, leaves[row][t]) for row in active]
@@ -126,7 +127,7 @@ class R3Mem(SegmentModel):
             raise InputError("a document is empty: give at least one token to retain")
         if memory is not None and len(documents) > 1:
             raise InputError("several documents go on from nothing: give memory with a single document only")
-        with self.evaluating():
+        with evaluating(self):
             trees = [self.hierarchy.build(d) for d in documents]
             memories = retain_trees(self, trees, [memory] * len(trees), precision)
         return memories if several else memories[0]
@@ -167,7 +168,7 @@ class R3Mem(SegmentModel):
                 for packed, digest in zip(memory.corrections[part], memory.digests[part], strict=True)
             ]
             lengths_T = memory.lengths_T[part].to(slots_TKD.device)
-            with self.evaluating():
+            with evaluating(self):
                 rows = self.exact.recall(slots_TKD, lengths_T, proofs, self._prior_logits())
             ids.extend(token for row_N in rows for token in row_N.tolist())
         return ids
@@ -198,7 +199,7 @@ class R3Mem(SegmentModel):
                 )
             prefix = self.prefix([self.state(m, reach) for m in memories])
         ids = [list(self.backbone.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts]
-        with self.evaluating():
+        with evaluating(self):
             new = self.backbone.generate(ids, prefix, **options)
         texts = [self.backbone.tokenizer.decode(row, skip_special_tokens=True) for row in new]
         return texts[0] if isinstance(prompt, str) else texts

@@ -26,6 +26,7 @@ from r3mem.backbone import Backbone, Prefix
 from r3mem.components import describe
 from r3mem.compressors import Compressor
 from r3mem.errors import ConfigError, FingerprintError, InputError
+from r3mem.evaluation_mode import evaluating
 from r3mem.hierarchy import Flat, Hierarchy
 from r3mem.memory import Memory, MemoryState, Segments, slots_needed
 from r3mem.reversible import ReversibleStack
@@ -191,7 +192,7 @@ class SegmentModel(nn.Module):
             _, memory_BKD = self.decoder.retain(self.exact.stream(text), slots_BKD, text.lengths_B)
             return memory_BKD
 
-        with torch.no_grad(), self.evaluating():
+        with torch.no_grad(), evaluating(self):
             return self.compressor.calibrate(self.backbone, text, finish)
 
     def tokens(self, text: Text) -> list[int]:
@@ -290,17 +291,6 @@ class SegmentModel(nn.Module):
                     f"this memory was made by another {part} ({memory.fingerprint.get(part)}, here {value}; its ratio "
                     f"is {memory.ratio}, here {self.ratio}): load the model that made it, or retain the text again"
                 )
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Inside, dropout is off; afterwards every part is in the mode that it was in, a frozen base for itself."""
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
     def _prior_logits(self) -> Any:
         if self.exact.prior is None:

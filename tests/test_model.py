@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from r3mem import Backbone, ConfigError, FingerprintError, InputError, Memory, R3Mem, RecallError, Segments
 from r3mem.compressors import VirtualTokens
+from r3mem.evaluation_mode import evaluating
 from r3mem.hierarchy import Flat
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
 from r3mem.reversible.language_prior import LanguageModelPrior
@@ -295,7 +296,7 @@ def test_the_stored_state_is_what_the_next_segment_reads(model: R3Mem) -> None:
     ids = list(TEXT.encode())[: 2 * SEGMENT]
     memory = model.retain(ids, precision="int8")
     text = Segments.pad([ids[SEGMENT:]])
-    with torch.no_grad(), model.evaluating():
+    with torch.no_grad(), evaluating(model):
         first = model.state(model.retain(ids[:SEGMENT], precision="int8"))
         again = model.step(text, first, logits=False).state.slots_BKD
     step = float(memory.rest_scale_TK[1].max())

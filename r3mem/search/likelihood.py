@@ -13,8 +13,6 @@ All passages are asked the same tokens, so no norm for length is needed. (Query 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Generic, TypeVar
 
 import torch
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 
 from r3mem.backbone import Backbone
 from r3mem.errors import ConfigError, InputError
+from r3mem.evaluation_mode import evaluating
 from r3mem.memory import Segments
 from r3mem.objectives import log_likelihood
 from r3mem.query_template import TEMPLATE, QueryTemplate
@@ -120,13 +119,3 @@ class Likelihood(Searcher, Generic[Kept]):
                 f"a passage of {self._longest} tokens with a query of {n_query} does not fit the {most} positions of "
                 f"{self._backbone.name}: cut passages into smaller ones before indexing"
             )
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside, dropout is off; afterwards every part is in the mode that it was in."""
-    with ExitStack() as back:
-        for part in module.modules():
-            back.callback(setattr, part, "training", part.training)
-        module.eval()
-        yield

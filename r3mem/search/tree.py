@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from r3mem.errors import ConfigError, InputError
+from r3mem.evaluation_mode import evaluating
 from r3mem.memory import Segments
 from r3mem.model import R3Mem
 from r3mem.objectives import log_likelihood
@@ -97,7 +98,7 @@ class TreeSearch:
             by_ratio.setdefault(memories[d].levels[memories[d].nodes[i].level].ratio, []).append((d, i))
         hits = []
         for ratio, mine in by_ratio.items():
-            with self.model.at_ratio(ratio), self.model.evaluating():
+            with self.model.at_ratio(ratio), evaluating(self.model):
                 for start in range(0, len(mine), self.batch):
                     part = mine[start : start + self.batch]
                     query = Segments.pad([asked] * len(part), self.model.backbone.device)
