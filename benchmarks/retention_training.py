@@ -76,7 +76,7 @@ def build(method: str, backbone_name: str, dtype: str, ratio: int, options: dict
     backbone = Backbone(backbone_name, dtype, lora_rank=LORA_RANK[method])
     share = options.pop("share", 0.25)
     # The raw reader has a compressor that it never uses.
-    made = compressor("mean_pool" if method == "raw" else method, backbone, ratio, **options)
+    made = compressor("virtual_tokens" if method == "raw" else method, backbone, ratio, **options)
     return R3Mem(backbone, made, ReversibleStack([PositionBinding(backbone.width, ratio, share)]))
 
 
