@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Tensors here are tiny: threads cost more than they bring, and far more where something else runs beside the tests. Set
+# before torch is imported, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 
