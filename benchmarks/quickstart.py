@@ -133,7 +133,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         ylabel="perplexity of the next 256 tokens",
         title="Retention: what the model reads instead of 512 tokens",
     )
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 0.06))
     for axis in (left, right):
         axis.set_xscale("log", base=2)
         axis.set_xticks(ratios, [str(r) for r in ratios])
