@@ -205,16 +205,14 @@ class R3Mem(SegmentModel):
         return texts[0] if isinstance(prompt, str) else texts
 
     def document(self, ids: Sequence[int]) -> Document:
-        """A document of token ids.
+        """A document of token ids; with its text where the hierarchy has levels, since those are cut by it.
 
-        A hierarchy with levels cuts by the text: it is decoded and tokenised again, so that ids which are not the
-        tokenizer's own way to write that text become those that are.
+        Raises:
+            InputError: The hierarchy has levels, and the ids spell no text.
         """
-        ids = list(ids)
         if len(self.hierarchy.ratios) == 1:
-            return Document(ids)
-        tokenizer = self.backbone.tokenizer
-        return Document.of(str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)), tokenizer)
+            return Document(list(ids))
+        return Document.of_ids(ids, self.backbone.tokenizer)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write adapters and our own parts, and what is needed to build the model again; never the backbone."""

@@ -28,6 +28,7 @@ from r3mem.compressors import Compressor
 from r3mem.errors import ConfigError, FingerprintError, InputError
 from r3mem.evaluation_mode import evaluating
 from r3mem.hierarchy import Flat, Hierarchy
+from r3mem.lossless_tokens import lossless_ids
 from r3mem.memory import Memory, MemoryState, Segments, slots_needed
 from r3mem.reversible import ReversibleStack
 from r3mem.reversible.decoders import ExactText, Proof
@@ -204,17 +205,7 @@ class SegmentModel(nn.Module):
         if not isinstance(text, str):
             ids = [int(i) for i in text]
         else:
-            tokenizer = self.backbone.tokenizer
-            ids = list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
-            back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-            if back != text:
-                shorter = min(len(text), len(back))
-                at = next((i for i in range(shorter) if text[i] != back[i]), shorter)
-                raise InputError(
-                    f"the tokenizer of {self.backbone.name} does not give this text back (first difference at "
-                    f"character {at}: {text[at : at + 20]!r} became {back[at : at + 20]!r}), so it could never be "
-                    "recalled exactly. Pass tokenizer.decode(tokenizer(text)) if that form will do, or token ids."
-                )
+            ids = lossless_ids(text, self.backbone.tokenizer, f"the tokenizer of {self.backbone.name}")
         if not ids:
             raise InputError("the text is empty: give at least one token to retain")
         if min(ids) < 0 or max(ids) >= self.backbone.vocabulary:

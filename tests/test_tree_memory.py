@@ -194,3 +194,14 @@ class TestSearch:
             TreeSearch(made).search([], "words")
         with pytest.raises(InputError, match="nothing to search"):
             TreeSearch(made).search([made.retain_tree("Short.")], " ")
+
+
+@pytest.mark.parametrize("kind", [Refined, MultiLevel])
+def test_ids_are_kept_as_they_are_given(model: Make, kind: type[Hierarchy]) -> None:
+    made = model(kind)
+    ids = made.tokens(TEXT)[:70]
+    assert made.recall_ids(made.retain(ids)) == ids
+    half = made.tokens("naïve")[:3]  # Ends inside the ï: no text has these ids.
+    for retain in (made.retain, made.retain_tree):
+        with pytest.raises(InputError, match="ids are not what the tokenizer makes"):
+            retain(half)

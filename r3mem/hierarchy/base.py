@@ -53,8 +53,7 @@ class MemoryTree:
 
     def chars(self, node: Node) -> tuple[int, int]:
         """First character of a segment in the document, and one past its last."""
-        starts = self.document.starts
-        return starts[node.start], starts[node.end] if node.end < len(starts) else len(self.document.text)
+        return self.document.char(node.start), self.document.char(node.end)
 
     def text(self, node: Node) -> str:
         """Text of a segment."""

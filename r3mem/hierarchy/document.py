@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from r3mem.errors import InputError
 from r3mem.hierarchy.paragraph_ends import pieces_at_paragraph_ends
 from r3mem.hierarchy.token_starts import token_starts
+from r3mem.lossless_tokens import lossless_ids
 
 
 @dataclass(frozen=True)
@@ -120,16 +121,7 @@ class Document:
             text.encode()
         except UnicodeEncodeError as error:
             raise InputError(f"the text holds half a surrogate pair ({error}): decode its source again") from error
-        ids = list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids) if text else []
-        back = tokenizer.decode(ids, clean_up_tokenization_spaces=False) if ids else ""
-        if back != text:
-            shorter = min(len(text), len(back))
-            at = next((i for i in range(shorter) if text[i] != back[i]), shorter)
-            raise InputError(
-                f"the tokenizer does not give this text back (first difference at character {at}: "
-                f"{text[at : at + 20]!r} became {back[at : at + 20]!r}), so it could never be recalled exactly. "
-                "Pass tokenizer.decode(tokenizer(text)) if that form will do."
-            )
+        ids = lossless_ids(text, tokenizer)
         starts, inside = token_starts(text, ids, tokenizer) if ids else ([], frozenset())
         return cls(
             ids, text, starts, title,
@@ -137,6 +129,22 @@ class Document:
             None if mentions is None else sorted(mentions, key=lambda mention: (mention.start, mention.end)),
             questions, name, inside,
         )  # fmt: skip
+
+    @classmethod
+    def of_ids(cls, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Document:
+        """The document that token ids spell, with just those ids, whether or not they are how its text is tokenised.
+
+        Args:
+            ids: Token ids.
+            tokenizer: The backbone's tokenizer.
+
+        Raises:
+            InputError: The ids spell no text: they begin or end inside a character, or the tokenizer loses something.
+            ConfigError: The tokenizer cannot say where its tokens lie.
+        """
+        text = str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)) if len(ids) else ""
+        starts, inside = token_starts(text, ids, tokenizer) if text else ([], frozenset())
+        return cls(list(ids), text, starts, inside=inside)
 
     @classmethod
     def stream(

@@ -173,3 +173,14 @@ def test_the_tokenizer_of_the_default_backbone() -> None:
         if i not in document.inside:
             assert tokenizer.decode(document.ids[:i], clean_up_tokenization_spaces=False) == PROSE[: document.char(i)]
     assert document.inside
+
+
+def test_of_ids_keeps_ids_that_are_not_how_the_text_is_tokenised() -> None:
+    merged = "sword sword"
+    tokenizer = BPES["trim_offsets=True"]
+    spelled = [tokenizer(char).input_ids for char in merged]
+    ids = [number for numbers in spelled for number in numbers]
+    document = Document.of_ids(ids, tokenizer)
+    assert document.ids == ids != tokenizer(merged).input_ids
+    assert document.text == merged and document.starts == list(range(len(merged)))
+    assert Document.of_ids([], tokenizer) == Document([])
