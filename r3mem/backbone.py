@@ -32,6 +32,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r3mem import backbone_source
 from r3mem.backbone_structure import decoder_layers, digest
 from r3mem.errors import ConfigError, InputError
+from r3mem.layer_hooks import LayerReached, captured, injected
 from r3mem.memory import Segments
 from r3mem.pass_masks import PassMasks
 
@@ -70,10 +71,6 @@ class Pass:
     logits_BNV: Tensor | None
     text_BND: Tensor | None = None
     slots_BKD: Tensor | None = None
-
-
-class _LayerReached(Exception):
-    """Ends a pass at the captured layer when nothing above it is needed."""
 
 
 class Backbone(nn.Module):
@@ -275,16 +272,16 @@ class Backbone(nn.Module):
                 masks = PassMasks.build(torch.cat(valid, 1), n_prefix, torch.cat(positions, 1).shape[1], self.compute)
                 inputs |= {"attention_mask": masks.all_layers, "position_ids": position_ids_BS}
                 if prefix is not None and prefix.layer > 0:
-                    stack.enter_context(self._injected(prefix, masks))
-            captured: list[Tensor] = []
+                    stack.enter_context(injected(self.layers, prefix, masks, type(self.base).__name__))
+            taken: list[Tensor] = []
             if capture is not None:
-                stack.enter_context(self._captured(capture, captured, stop=not logits))
+                stack.enter_context(captured(self.layers, capture, taken, stop=not logits))
             output_logits_BSV = self._run(inputs)
         end = n_prefix + n_text
         logits_BNV = output_logits_BSV[:, n_prefix:end] if output_logits_BSV is not None else None
         if capture is None:
             return Pass(logits_BNV)
-        hidden_BSD = captured[0]
+        hidden_BSD = taken[0]
         return Pass(logits_BNV, hidden_BSD[:, n_prefix:end], hidden_BSD[:, end:] if slots_BKD is not None else None)
 
     @property
@@ -298,7 +295,7 @@ class Backbone(nn.Module):
         try:
             with torch.autocast(self.device.type, dtype=self.compute, enabled=self.compute != torch.float32):
                 logits_BSV: Tensor = self.model(**inputs, use_cache=False).logits
-        except _LayerReached:
+        except LayerReached:
             return None
         return logits_BSV
 
@@ -357,42 +354,6 @@ class Backbone(nn.Module):
         return states_BPD if prefix.layer == 0 else torch.zeros_like(states_BPD)
 
     @contextmanager
-    def _injected(self, prefix: Prefix, masks: PassMasks) -> Iterator[None]:
-        """Inside, the prefix's states enter at their layer and are unseen below it."""
-        if prefix.layer >= len(self.layers):
-            raise ConfigError(f"a prefix cannot enter at layer {prefix.layer} of {len(self.layers)}")
-        seen: list[bool] = []
-
-        def hide(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            def swap(value: Any) -> Any:
-                if value is not masks.all_layers:
-                    return value
-                seen.append(True)
-                return masks.below
-
-            return tuple(swap(a) for a in args), {key: swap(value) for key, value in kwargs.items()}
-
-        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if not seen:
-                raise ConfigError(
-                    f"{type(self.base).__name__} does not hand its attention mask down to its layers, so virtual "
-                    "tokens cannot enter at a middle layer; set the compressor's layer to 0"
-                )
-            if masks.n_queries != masks.below.shape[-1]:
-                return None  # A cached step: the prefix has entered before.
-            hidden_BSD = args[0] if args else kwargs["hidden_states"]
-            states_BPD = prefix.states_BPD.to(hidden_BSD.dtype)
-            states_BPD = states_BPD.repeat_interleave(len(hidden_BSD) // len(states_BPD), 0)
-            hidden_BSD = torch.cat([states_BPD, hidden_BSD[:, states_BPD.shape[1] :]], 1)
-            return ((hidden_BSD, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden_BSD})
-
-        with ExitStack() as stack:
-            for layer in self.layers[: prefix.layer]:
-                stack.callback(layer.register_forward_pre_hook(hide, with_kwargs=True).remove)
-            stack.callback(self.layers[prefix.layer].register_forward_pre_hook(enter, with_kwargs=True).remove)
-            yield
-
-    @contextmanager
     def _generating(self, prefix: Prefix) -> Iterator[None]:
         """Inside, every step of ``generate`` gets the prefix's mask and positions."""
         n_prefix = prefix.states_BPD.shape[1]
@@ -414,7 +375,7 @@ class Backbone(nn.Module):
             masks = PassMasks.build(valid_BS, n_prefix, n_queries, self.compute)
             steps.close()
             if prefix.layer > 0:
-                steps.enter_context(self._injected(prefix, masks))
+                steps.enter_context(injected(self.layers, prefix, masks, type(self.base).__name__))
             kwargs["attention_mask"] = masks.all_layers
             if "position_ids" in self._signature:
                 kwargs["position_ids"] = positions_BS[:, -n_queries:].clamp(max=self.max_positions - 1)
@@ -424,30 +385,5 @@ class Backbone(nn.Module):
         try:
             with steps:
                 yield
-        finally:
-            handle.remove()
-
-    @contextmanager
-    def _captured(self, layer: int, into: list[Tensor], stop: bool) -> Iterator[None]:
-        """Inside, the input of a layer (or the last layer's output) is kept; ``stop`` ends the pass there."""
-        if not 1 <= layer <= len(self.layers):
-            raise ConfigError(f"states can be taken at layers 1 to {len(self.layers)}, not {layer}")
-
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            into.append(args[0] if args else kwargs["hidden_states"])
-            if stop:
-                raise _LayerReached
-
-        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            into.append(output[0] if isinstance(output, tuple) else output)
-            if stop:
-                raise _LayerReached
-
-        if layer < len(self.layers):
-            handle = self.layers[layer].register_forward_pre_hook(before, with_kwargs=True)
-        else:
-            handle = self.layers[-1].register_forward_hook(after)
-        try:
-            yield
         finally:
             handle.remove()

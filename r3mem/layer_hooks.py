@@ -1,0 +1,106 @@
+"""Hooks on the decoder layers of one pass: where a prefix enters, and where states are taken out.
+
+Shape legend: B batch, P prefix, S positions of one pass, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from r3mem.errors import ConfigError
+from r3mem.pass_masks import PassMasks
+
+if TYPE_CHECKING:
+    from r3mem.backbone import Prefix
+
+
+class LayerReached(Exception):
+    """Ends a pass at the captured layer when nothing above it is needed."""
+
+
+@contextmanager
+def injected(layers: nn.ModuleList, prefix: Prefix, masks: PassMasks, model: str) -> Iterator[None]:
+    """Inside, the prefix's states enter at their layer and are unseen below it.
+
+    Args:
+        layers: The decoder layers.
+        prefix: The prefix.
+        masks: Attention masks of the pass, below the prefix's layer and from it on.
+        model: What the model is called in errors.
+
+    Raises:
+        ConfigError: There is no such layer; inside, at the first pass of a model whose layers do not get its mask.
+    """
+    if prefix.layer >= len(layers):
+        raise ConfigError(f"a prefix cannot enter at layer {prefix.layer} of {len(layers)}")
+    seen: list[bool] = []
+
+    def hide(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def swap(value: Any) -> Any:
+            if value is not masks.all_layers:
+                return value
+            seen.append(True)
+            return masks.below
+
+        return tuple(swap(a) for a in args), {key: swap(value) for key, value in kwargs.items()}
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not seen:
+            raise ConfigError(
+                f"{model} does not hand its attention mask down to its layers, so virtual "
+                "tokens cannot enter at a middle layer; set the compressor's layer to 0"
+            )
+        if masks.n_queries != masks.below.shape[-1]:
+            return None  # A cached step: the prefix has entered before.
+        hidden_BSD = args[0] if args else kwargs["hidden_states"]
+        states_BPD = prefix.states_BPD.to(hidden_BSD.dtype)
+        states_BPD = states_BPD.repeat_interleave(len(hidden_BSD) // len(states_BPD), 0)
+        hidden_BSD = torch.cat([states_BPD, hidden_BSD[:, states_BPD.shape[1] :]], 1)
+        return ((hidden_BSD, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden_BSD})
+
+    with ExitStack() as stack:
+        for layer in layers[: prefix.layer]:
+            stack.callback(layer.register_forward_pre_hook(hide, with_kwargs=True).remove)
+        stack.callback(layers[prefix.layer].register_forward_pre_hook(enter, with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
+def captured(layers: nn.ModuleList, layer: int, into: list[Tensor], stop: bool) -> Iterator[None]:
+    """Inside, the input of a layer (or the last layer's output) is kept.
+
+    Args:
+        layers: The decoder layers.
+        layer: Which one, 1 to their number.
+        into: Where the states are put, ``BSD``.
+        stop: Whether the pass ends there, by `LayerReached`.
+
+    Raises:
+        ConfigError: There is no such layer.
+    """
+    if not 1 <= layer <= len(layers):
+        raise ConfigError(f"states can be taken at layers 1 to {len(layers)}, not {layer}")
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        into.append(args[0] if args else kwargs["hidden_states"])
+        if stop:
+            raise LayerReached
+
+    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        into.append(output[0] if isinstance(output, tuple) else output)
+        if stop:
+            raise LayerReached
+
+    if layer < len(layers):
+        handle = layers[layer].register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = layers[-1].register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
