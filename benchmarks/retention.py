@@ -141,7 +141,9 @@ def main() -> None:
     )
     p.add_argument("--pooled", type=float, default=0.5, help="share of the mean state in virtual tokens")
     p.add_argument("--last", type=float, default=0.75, help="share of slots for single last tokens in edge pooling")
-    p.add_argument("--share", type=float, default=0.25, help="exact share of a slot")
+    p.add_argument(
+        "--share", type=float, default=0.25, help="exact share of a slot; 0 for memories that cannot be recalled"
+    )
     p.add_argument("--stream-method", default="edge_pool", choices=METHODS[1:], help="what reads streamed documents")
     p.add_argument("--stream-tokens", type=int, default=16384, help="length of the streamed documents")
     p.add_argument("--stream-documents", type=int, default=2, help="streamed documents of each text; 0 for none")
@@ -201,6 +203,7 @@ def main() -> None:
             return {
                 **shared, **more, "ratio": ratio, "positions": HISTORY // ratio, "nll_memory": value,  # noqa: B023
                 "nll_last_n": last_n[ratio], **kept, **spent, "parameters": cost.parameters,  # noqa: B023
+                "share": args.share, **({"last": args.last} if "edge_pool" in more["method"] else {}),
             }  # fmt: skip
 
         for ratio in args.ratio:

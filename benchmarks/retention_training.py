@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from r3mem import Backbone, MemoryState, R3Mem, Segments
 from r3mem.objectives import forward_nll
-from r3mem.reversible import PositionBinding, ReversibleStack
+from r3mem.reversible import Coupling, PositionBinding, ReversibleStack
 
 HISTORY, CONTINUATION = 512, 256
 WINDOW = HISTORY + CONTINUATION
@@ -52,6 +52,26 @@ def mixed(ratio: int) -> View:
     return View(recent, -(-(HISTORY - recent) // recent))
 
 
+class NoWords(Coupling):
+    """Leaves the slots as the compressor wrote them: an exact share of 0, from which nothing can be recalled."""
+
+    def __init__(self, ratio: int) -> None:
+        super().__init__()
+        self.ratio = ratio
+
+    def to_memory(self, text_BND: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        """Nothing; see `Coupling.to_memory`."""
+        return text_BND.new_zeros(len(text_BND), -(-text_BND.shape[1] // self.ratio), text_BND.shape[2])
+
+    def to_text(self, memory_BKD: torch.Tensor, lengths_B: torch.Tensor, n_tokens: int) -> torch.Tensor:
+        """Nothing; see `Coupling.to_text`."""
+        return memory_BKD.new_zeros(len(memory_BKD), n_tokens, memory_BKD.shape[2])
+
+    def at_ratio(self, ratio: int) -> NoWords:
+        """As much at any ratio."""
+        return NoWords(ratio)
+
+
 @dataclass
 class Trained:
     """A trained method and what it cost.
@@ -72,12 +92,13 @@ class Trained:
 
 
 def build(method: str, backbone_name: str, dtype: str, ratio: int, options: dict[str, Any]) -> R3Mem:
-    """An untrained model of a method."""
+    """An untrained model of a method; ``share`` among the options is of its exact share, 0 for none."""
     backbone = Backbone(backbone_name, dtype, lora_rank=LORA_RANK[method])
     share = options.pop("share", 0.25)
     # The raw reader has a compressor that it never uses.
     made = compressor("virtual_tokens" if method == "raw" else method, backbone, ratio, **options)
-    return R3Mem(backbone, made, ReversibleStack([PositionBinding(backbone.width, ratio, share)]))
+    words = PositionBinding(backbone.width, ratio, share) if share else NoWords(ratio)
+    return R3Mem(backbone, made, ReversibleStack([words]))
 
 
 def loss_of(model: R3Mem, view: View, ids_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

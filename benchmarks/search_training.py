@@ -43,10 +43,10 @@ class Trained:
     curve: list[list[float]] = field(default_factory=list)
 
 
-def build(backbone_name: str, dtype: str, kind: str, ratio: int, options: dict[str, Any]) -> R3Mem:
+def build(backbone_name: str, dtype: str, kind: str, ratio: int, share: float, options: dict[str, Any]) -> R3Mem:
     """An untrained model."""
     backbone = Backbone(backbone_name, dtype, lora_rank=16)
-    stack = ReversibleStack([PositionBinding(backbone.width, ratio, 0.25)])
+    stack = ReversibleStack([PositionBinding(backbone.width, ratio, share)])
     return R3Mem(backbone, compressor(kind, backbone, ratio, **options), stack)
 
 
@@ -177,6 +177,7 @@ def main() -> None:
     p.add_argument("--lr", type=float, default=5e-4, help="highest learning rate")
     p.add_argument("--query-weight", type=float, default=0.5, help="weight of the question's NLL beside the contrast")
     p.add_argument("--first", type=float, default=FIRST, help="share of slots for single first tokens in edge pooling")
+    p.add_argument("--share", type=float, default=0.25, help="exact share of a slot")
     p.add_argument("--write-layer", type=int, default=None, help="layer whose states become slots")
     p.add_argument("--read-layer", type=int, default=None, help="layer at which a memory enters")
     p.add_argument("--save", type=Path, required=True, metavar="DIR", help="where the trained model goes")
@@ -187,7 +188,7 @@ def main() -> None:
     options: dict[str, Any] = {"write_layer": args.write_layer, "read_layer": args.read_layer}
     if args.compressor == "edge_pool":
         options |= {"first": args.first, "last": 0.0}
-    model = build(args.backbone, args.dtype, args.compressor, max(args.ratio), options).to(args.device)
+    model = build(args.backbone, args.dtype, args.compressor, max(args.ratio), args.share, options).to(args.device)
     items = [
         item for path in args.text for item in read_questions(path) if any(item.supporting) and not all(item.supporting)
     ]
