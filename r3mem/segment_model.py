@@ -110,7 +110,6 @@ class SegmentModel(nn.Module):
         """
         decoder = self.decoder.at_ratio(ratio)
         self.decoder = self.exact.stack = decoder
-        self.exact.forget_readout()
         self.compressor.ratio = ratio
 
     @contextmanager

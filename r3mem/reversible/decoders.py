@@ -23,6 +23,8 @@ from r3mem.reversible.text_table import TextTable
 
 # Codes have unit variance; two machines round them apart by about 1e-6.
 THIN_MARGIN = 1e-4
+# A hierarchy has three levels or so, each with a ratio of its own.
+MOST_READOUTS = 8
 
 LogitsOf = Callable[[Tensor, Tensor], Tensor]
 
@@ -55,7 +57,7 @@ class ExactText(nn.Module):
         super().__init__()
         self.stack, self.prior = stack, prior
         self.table = TextTable(embedding_VD)
-        self._readout: NearestToken | None = None
+        self._readouts: dict[tuple[object, ...], NearestToken] = {}
 
     @property
     def binding(self) -> PositionBinding | None:
@@ -64,16 +66,24 @@ class ExactText(nn.Module):
 
     @property
     def readout(self) -> NearestToken:
-        """Nearest-row search over the vocabulary, in code dimensions where the stack has them."""
-        binding = self.binding
-        if self._readout is None or (binding is not None and binding.trainable and self.training):
-            table = self.table.table_VD if binding is None else binding.code_table(self.table.table_VD)
-            self._readout = NearestToken(table.detach(), tolerance=THIN_MARGIN)
-        return self._readout
+        """Nearest-row search over the vocabulary, in code dimensions where the stack has them.
 
-    def forget_readout(self) -> None:
-        """Build the search anew at the next reading, after the stack has changed."""
-        self._readout = None
+        Kept until the projection changes; of a fixed projection one for each ratio in use, since a tree switches ratios
+        at every level and a search takes up to half a second to build.
+        """
+        binding, table_VD = self.binding, self.table.table_VD
+        key: tuple[object, ...] = (table_VD.device,)
+        if binding is not None and binding.trainable:
+            # In-place updates, those of an optimiser and of loading among them, count the version up.
+            key += (binding.projection_CD.data_ptr(), binding.projection_CD._version)
+        elif binding is not None:
+            key += (binding.width, binding.code_dims, binding.seed)
+        if key not in self._readouts:
+            if len(self._readouts) >= MOST_READOUTS or (binding is not None and binding.trainable):
+                self._readouts.clear()
+            table = table_VD if binding is None else binding.code_table(table_VD)
+            self._readouts[key] = NearestToken(table.detach(), tolerance=THIN_MARGIN)
+        return self._readouts[key]
 
     def stream(self, text: Segments) -> Tensor:
         """The text stream ``U_0``: standardised embeddings ``BND``, float32."""
