@@ -6,12 +6,11 @@ Shape legend: B batch, N text tokens.
 from __future__ import annotations
 
 import argparse
-import time
 from typing import Any
 
 import torch
-from harness import console, documents, layers_of, name_of
-from rich.progress import track
+import training
+from harness import documents, layers_of, name_of
 
 from r3mem import Backbone, R3Mem, Segments
 from r3mem.compressors import VirtualTokens
@@ -19,6 +18,7 @@ from r3mem.objectives import forward_nll
 from r3mem.reversible import PositionBinding, ReversibleStack
 
 SEGMENT = 256
+BATCH = 4
 
 
 def autoregressive_rows(args: argparse.Namespace, ratio: int) -> list[dict[str, Any]]:
@@ -39,24 +39,21 @@ def autoregressive_rows(args: argparse.Namespace, ratio: int) -> list[dict[str, 
         texts = documents(path, backbone, per_text)
         rows = [ids[i : i + SEGMENT] for ids in texts for i in range(0, len(ids) - SEGMENT + 1, SEGMENT)]
         held[name_of(path)], train = rows[:4], train + rows[8:]
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
     draw = torch.Generator().manual_seed(args.seed)
     start = backbone.tokenizer.bos_token_id or backbone.tokenizer.eos_token_id or 0
-    batch, began = 4, time.perf_counter()
-    for _ in track(range(max(1, args.decoder_tokens // (batch * SEGMENT))), "train decoder", console=console):
-        ids_BN = torch.tensor([train[i] for i in torch.randint(len(train), (batch,), generator=draw).tolist()])
+
+    def drawn() -> torch.Tensor:
+        return torch.tensor([train[i] for i in torch.randint(len(train), (BATCH,), generator=draw).tolist()])
+
+    def loss(step: int, ids_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         total, count = _loss(model, ids_BN, start)
-        (total / count).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    seconds = time.perf_counter() - began
-    model.eval()
+        return total / count, total / count
+
+    steps = max(1, args.decoder_tokens // (BATCH * SEGMENT))
+    cost = training.train("decoder", model, steps, 1e-3, drawn, loss, torch.Tensor.numel)
     return [
         {"text": text, "ratio": ratio, **_scores(model, rows, start), "segments": len(rows),
-         "train_tokens": args.decoder_tokens, "train_seconds": round(seconds),
-         "parameters": sum(p.numel() for p in parameters)}
+         "train_tokens": cost.train_tokens, "train_seconds": round(cost.train_seconds), "parameters": cost.parameters}
         for text, rows in held.items()
     ]  # fmt: skip
 

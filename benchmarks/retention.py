@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from harness import console, documents, name_of, parser, peak_mib, run, start, table, write
-from retention_training import HISTORY, WINDOW, Trained, View, build, loss_of, mixed, train
+from retention_training import HISTORY, WINDOW, View, build, loss_of, mixed, trained
+from training import Cost
 
 from r3mem import InputError, MemoryState, R3Mem, Segments
 from r3mem.objectives import forward_nll
@@ -56,13 +57,13 @@ def nll(model: R3Mem, view: View, windows: list[list[int]], batch: int = 8) -> f
 
 @torch.no_grad()
 def nll_control(model: R3Mem, ratio: int, windows: list[list[int]], other: bool, seed: int, batch: int = 8) -> float:
-    """The same with a memory of another passage (``other``), or of Gaussian noise with a real memory's spread."""
+    """The same with a memory of the next passage (``other``), or of Gaussian noise with a real memory's spread."""
     model.set_ratio(ratio)
     total = count = 0.0
     noise = torch.Generator().manual_seed(seed)
     for i in range(0, len(windows), batch):
         ids_BN = torch.tensor(windows[i : i + batch], device=model.backbone.device)
-        shifted = torch.tensor([windows[(j + batch) % len(windows)] for j in range(i, i + len(ids_BN))]).to(ids_BN)
+        shifted = torch.tensor([windows[(j + 1) % len(windows)] for j in range(i, i + len(ids_BN))]).to(ids_BN)
         history = shifted[:, :HISTORY]
         lengths_B = torch.full((len(history),), HISTORY, device=history.device)
         state = model.step(Segments(history, lengths_B), logits=False).state
@@ -154,6 +155,8 @@ def main() -> None:
     args = start(p)
     if "raw" not in args.methods and not args.train_only:
         raise InputError("--methods must hold raw: nothing, full and last-n are measured with it")
+    if args.passages < 2:
+        raise InputError("--passages must be at least 2: the control reads the memory of another passage")
 
     def model_of(method: str) -> R3Mem:
         options: dict[str, Any] = {"write_layer": args.write_layer, "read_layer": args.read_layer, "share": args.share}
@@ -182,7 +185,7 @@ def main() -> None:
                 training += windows_of(documents(path, model.backbone, budget, skip=5000, least=WINDOW), WINDOW, 10**6)
             console.print(f"{len(training):,} training windows; held out: { {k: len(v) for k, v in held.items()} }")
         folder = None if args.save is None else args.save / method
-        costs[method] = train(
+        costs[method] = trained(
             method, training, model, args.ratio, args.train_tokens, args.batch, args.lr, args.seed, folder
         )
         models[method] = model
@@ -197,7 +200,7 @@ def main() -> None:
         last_n = {r: nll(raw, View(HISTORY // r), windows) for r in args.ratio}
         shared = {"text": text, "nll_nothing": nothing, "nll_full": full, "passages": len(windows)}
 
-        def scored(ratio: int, value: float, cost: Trained, **more: Any) -> dict[str, Any]:
+        def scored(ratio: int, value: float, cost: Cost, **more: Any) -> dict[str, Any]:
             kept = {"retained_gain": (nothing - value) / gain, "gain_last_n": (nothing - last_n[ratio]) / gain}  # noqa: B023
             spent = {"train_seconds": round(cost.train_seconds), "train_tokens": cost.train_tokens}
             return {

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 import random
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from harness import compressor, console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file
+from training import Cost, train
 
 from r3mem import Backbone, MemoryState, R3Mem, Segments
 from r3mem.objectives import forward_nll
 from r3mem.reversible import Coupling, PositionBinding, ReversibleStack
+from r3mem.saving import WEIGHTS, load_own_state
 
 HISTORY, CONTINUATION = 512, 256
 WINDOW = HISTORY + CONTINUATION
@@ -72,25 +73,6 @@ class NoWords(Coupling):
         return NoWords(ratio)
 
 
-@dataclass
-class Trained:
-    """A trained method and what it cost.
-
-    Attributes:
-        method: Name.
-        train_seconds: Wall time of the training steps.
-        train_tokens: Tokens of the windows that were read.
-        parameters: Trainable weights.
-        curve: ``[tokens, mean loss since the point before]`` over training.
-    """
-
-    method: str
-    train_seconds: float = 0.0
-    train_tokens: int = 0
-    parameters: int = 0
-    curve: list[list[float]] = field(default_factory=list)
-
-
 def build(method: str, backbone_name: str, dtype: str, ratio: int, options: dict[str, Any]) -> R3Mem:
     """An untrained model of a method; ``share`` among the options is of its exact share, 0 for none."""
     backbone = Backbone(backbone_name, dtype, lora_rank=LORA_RANK[method])
@@ -120,7 +102,7 @@ def loss_of(model: R3Mem, view: View, ids_BN: torch.Tensor) -> tuple[torch.Tenso
     return forward_nll(logits_BNV, Segments.whole(ids_BN[:, history:]), rows_B)
 
 
-def train(
+def trained(
     method: str,
     windows: list[list[int]],
     model: R3Mem,
@@ -130,7 +112,7 @@ def train(
     lr: float,
     seed: int,
     folder: Path | None,
-) -> Trained:
+) -> Cost:
     """Train a method, or load it where it has been trained before.
 
     Args:
@@ -145,58 +127,28 @@ def train(
         folder: Where the trained model is kept; None keeps nothing.
     """
     if folder is not None and (folder / "training.json").is_file():
-        about = json.loads((folder / "training.json").read_text())
-        from safetensors.torch import load_file
-
-        from r3mem.saving import WEIGHTS, load_own_state
-
         load_own_state(model, load_file(folder / WEIGHTS))
         console.print(f"{method}: trained before, loaded from {folder}")
-        return Trained(**{**about, "parameters": _trainable(model, method)})
-    order = random.Random(seed)
-    trained = Trained(method, parameters=_trainable(model, method))
+        return Cost(**json.loads((folder / "training.json").read_text()))
+    order, queue, views = random.Random(seed), [windows[0]][:0], views_of(method, ratios)
     if method != "raw":
         explained = model.calibrate([i for w in windows[:48] for i in w])
         console.print(f"{method}: reading explains {explained:.0%} of its target's variance before training")
-    views, parameters = views_of(method, ratios), [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
-    steps = max(1, tokens // (batch * WINDOW))
-    queue: list[list[int]] = []
-    losses: list[float] = []
-    model.train()
-    with Progress(
-        TextColumn(f"train {method}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"),
-        TimeRemainingColumn(), console=console,
-    ) as progress:  # fmt: skip
-        task = progress.add_task("", total=steps, loss=float("nan"))
-        for step in range(steps):
-            if len(queue) < batch:
-                queue = order.sample(windows, len(windows))
-            ids_BN = torch.tensor([queue.pop() for _ in range(batch)], device=model.backbone.device)
-            began = time.perf_counter()
-            rising, falling = min(1.0, (step + 1) / 20), min(1.0, (steps - step) / max(1, steps // 4))
-            for group in optimizer.param_groups:
-                group["lr"] = lr * min(rising, falling)
-            total, count = loss_of(model, views[step % len(views)], ids_BN)
-            (total / count).backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(float((total / count).detach()))
-            trained.train_seconds += time.perf_counter() - began
-            trained.train_tokens += ids_BN.numel()
-            progress.update(task, advance=1, loss=losses[-1])
-            if (step + 1) % max(1, steps // 10) == 0:
-                trained.curve.append([trained.train_tokens, sum(losses) / len(losses)])
-                losses = []
+
+    def draw() -> torch.Tensor:
+        if len(queue) < batch:
+            queue[:] = order.sample(windows, len(windows))
+        return torch.tensor([queue.pop() for _ in range(batch)], device=model.backbone.device)
+
+    def loss(step: int, ids_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        total, count = loss_of(model, views[step % len(views)], ids_BN)
+        return total / count, total / count
+
+    # The raw reader has a compressor that it never uses.
+    part = model.backbone if method == "raw" else model
+    cost = train(method, part, max(1, tokens // (batch * WINDOW)), lr, draw, loss, torch.Tensor.numel)
     model.eval()
     if folder is not None:
         model.save_pretrained(folder)
-        (folder / "training.json").write_text(json.dumps(asdict(trained)) + "\n")
-    return trained
-
-
-def _trainable(model: R3Mem, method: str) -> int:
-    """Weights that the method trains; the raw reader has a compressor that it never uses."""
-    part = model.backbone if method == "raw" else model
-    return sum(p.numel() for p in part.parameters() if p.requires_grad)
+        (folder / "training.json").write_text(json.dumps(asdict(cost)) + "\n")
+    return cost

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import random
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from harness import COMPRESSORS, compressor, console, parser, run, start
 from questions import QuestionItem, read_questions
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from training import train
 
 from r3mem import Backbone, InputError, R3Mem, Segments
 from r3mem.objectives import contrast, log_likelihood
@@ -26,59 +25,11 @@ from r3mem.reversible import PositionBinding, ReversibleStack
 FIRST = 0.75
 
 
-@dataclass
-class Trained:
-    """What a training cost.
-
-    Attributes:
-        train_seconds: Wall time of the steps.
-        train_tokens: Tokens of passages and questions that were read.
-        questions: Questions that were seen, repeats counted.
-        curve: ``[questions, mean contrast since the point before]``.
-    """
-
-    train_seconds: float = 0.0
-    train_tokens: int = 0
-    questions: int = 0
-    curve: list[list[float]] = field(default_factory=list)
-
-
 def build(backbone_name: str, dtype: str, kind: str, ratio: int, share: float, options: dict[str, Any]) -> R3Mem:
     """An untrained model."""
     backbone = Backbone(backbone_name, dtype, lora_rank=16)
     stack = ReversibleStack([PositionBinding(backbone.width, ratio, share)])
     return R3Mem(backbone, compressor(kind, backbone, ratio, **options), stack)
-
-
-def step_loss(
-    model: R3Mem, passages_BT: list[list[list[int]]], questions_B: list[list[int]], first: int,
-    relevant_BT: torch.Tensor, query_weight: float,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Contrast over the candidates of each question, and with it the question's NLL given the right memories.
-
-    Args:
-        model: The model.
-        passages_BT: Token ids of T candidates for each question.
-        questions_B: Token ids of the template with the question in it.
-        first: Position in those of the question's first token.
-        relevant_BT: ``bool``; candidates that support the answer.
-        query_weight: Weight of the NLL, a mean over tokens.
-
-    Returns:
-        ``(loss, mean contrast)``.
-    """
-    n_questions, n_candidates = relevant_BT.shape
-    device = model.backbone.device
-    rows = [ids for candidates in passages_BT for ids in candidates]
-    state = model.step(Segments.pad(rows, device), logits=False).state
-    asked = Segments.pad([ids for ids in questions_B for _ in range(n_candidates)], device)
-    scores_BT = log_likelihood(model.likelihood(asked, state), asked, first).view(n_questions, n_candidates)
-    relevant_BT = relevant_BT.to(device)
-    total, count = contrast(scores_BT, relevant_BT, torch.ones_like(relevant_BT))
-    tokens_BT = (asked.lengths_B - first).view_as(scores_BT)
-    nll = -(scores_BT * relevant_BT).sum() / (tokens_BT * relevant_BT).sum()
-    mean = total / count.clamp(min=1)
-    return mean + query_weight * nll, mean.detach()
 
 
 def candidates_of(item: QuestionItem, n_candidates: int, draw: random.Random) -> tuple[list[str], list[bool]]:
@@ -95,75 +46,82 @@ def candidates_of(item: QuestionItem, n_candidates: int, draw: random.Random) ->
     return [p for p, _ in chosen], [s for _, s in chosen]
 
 
-def train(
-    model: R3Mem, items: list[QuestionItem], ratios: list[int], questions: int, batch: int, n_candidates: int,
-    most_tokens: int, lr: float, query_weight: float, seed: int, template: str = TEMPLATE,
-) -> Trained:  # fmt: skip
-    """Train a model on questions, every step at the next of the ratios.
+class Drawn(NamedTuple):
+    """Ids of T candidates for each of B questions, ids of the questions, and which candidates are right."""
+
+    passages_BT: list[list[list[int]]]
+    questions_B: list[list[int]]
+    relevant_BT: torch.Tensor
+
+
+class Draw:
+    """Draws questions in random order, each with new candidates; repeated in a new order when all have been read.
 
     Args:
-        model: The untrained model.
         items: Questions with their passages.
-        ratios: Ratios to train for.
-        questions: Questions to read; they are repeated in a new order when all have been read.
+        tokenizer: The backbone's.
         batch: B.
-        n_candidates: T.
+        candidates: T.
         most_tokens: A passage is cut after so many.
-        lr: Highest learning rate.
-        query_weight: Weight of the question's NLL beside the contrast.
         seed: Of the order and of the candidates.
         template: What stands between memory and question.
     """
-    draw, trained = random.Random(seed), Trained()
-    tokenizer = model.backbone.tokenizer
 
-    def ids_of(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+    def __init__(
+        self, items: list[QuestionItem], tokenizer: Any, batch: int, candidates: int, most_tokens: int, seed: int,
+        template: str = TEMPLATE,
+    ) -> None:  # fmt: skip
+        self.items, self.tokenizer, self.batch, self.candidates = items, tokenizer, batch, candidates
+        self.most_tokens, self.random, self.queue = most_tokens, random.Random(seed), items[:0]
+        self.template = QueryTemplate(template)
+        self.given = self.template.given(tokenizer)
 
-    asking = QueryTemplate(template)
-    given = asking.given(tokenizer)
-    sample = [i for item in items[:60] for passage in item.passages[:4] for i in ids_of(passage)]
-    console.print(f"reading explains {model.calibrate(sample, 128):.0%} of its target's variance before training")
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
-    steps = max(1, questions // batch)
-    queue: list[QuestionItem] = []
-    losses: list[float] = []
-    model.train()
-    with Progress(
-        TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("contrast {task.fields[loss]:.3f}"),
-        TimeRemainingColumn(), console=console,
-    ) as progress:  # fmt: skip
-        task = progress.add_task("", total=steps, loss=float("nan"))
-        for step in range(steps):
-            if len(queue) < batch:
-                queue = draw.sample(items, len(items))
-            drawn = [queue.pop() for _ in range(batch)]
-            chosen = [candidates_of(item, n_candidates, draw) for item in drawn]
-            passages = [[ids_of(p)[:most_tokens] for p in texts] for texts, _ in chosen]
-            asked = [given + asking.scored(tokenizer, item.question) for item in drawn]
-            began = time.perf_counter()
-            factor = min(1.0, (step + 1) / 20, (steps - step) / max(1, steps // 3))
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor
-            model.set_ratio(ratios[step % len(ratios)])
-            relevant_BT = torch.tensor([marks for _, marks in chosen])
-            loss, mean = step_loss(model, passages, asked, len(given), relevant_BT, query_weight)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(float(mean))
-            trained.train_seconds += time.perf_counter() - began
-            trained.train_tokens += sum(len(p) for row in passages for p in row) + n_candidates * sum(map(len, asked))
-            trained.questions += batch
-            progress.update(task, advance=1, loss=losses[-1])
-            if (step + 1) % max(1, steps // 10) == 0:
-                trained.curve.append([trained.questions, sum(losses) / len(losses)])
-                console.print(f"{trained.questions} questions: contrast {trained.curve[-1][1]:.3f}")
-                losses = []
-    model.eval()
-    return trained
+    def ids(self, text: str) -> list[int]:
+        """Tokens of a text."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+    def __call__(self) -> Drawn:
+        if len(self.queue) < self.batch:
+            self.queue = self.random.sample(self.items, len(self.items))
+        drawn = [self.queue.pop() for _ in range(self.batch)]
+        chosen = [candidates_of(item, self.candidates, self.random) for item in drawn]
+        return Drawn(
+            [[self.ids(p)[: self.most_tokens] for p in texts] for texts, _ in chosen],
+            [self.given + self.template.scored(self.tokenizer, item.question) for item in drawn],
+            torch.tensor([marks for _, marks in chosen]),
+        )
+
+
+def tokens_of(drawn: Drawn) -> int:
+    """Tokens that a step reads; each question once for every candidate."""
+    passages = sum(len(ids) for row in drawn.passages_BT for ids in row)
+    return passages + drawn.relevant_BT.shape[1] * sum(map(len, drawn.questions_B))
+
+
+def step_loss(model: R3Mem, drawn: Drawn, first: int, query_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Contrast over the candidates of each question, and with it the question's NLL given the right memories.
+
+    Args:
+        model: The model.
+        drawn: Questions behind their template, and their candidates.
+        first: Position of a question's first token behind its template.
+        query_weight: Weight of the NLL, a mean over tokens.
+
+    Returns:
+        ``(loss, mean contrast)``.
+    """
+    n_questions, n_candidates = drawn.relevant_BT.shape
+    device = model.backbone.device
+    rows = [ids for candidates in drawn.passages_BT for ids in candidates]
+    state = model.step(Segments.pad(rows, device), logits=False).state
+    asked = Segments.pad([ids for ids in drawn.questions_B for _ in range(n_candidates)], device)
+    scores_BT = log_likelihood(model.likelihood(asked, state), asked, first).view(n_questions, n_candidates)
+    relevant_BT = drawn.relevant_BT.to(device)
+    total, count = contrast(scores_BT, relevant_BT, torch.ones_like(relevant_BT))
+    tokens_BT = (asked.lengths_B - first).view_as(scores_BT)
+    nll = -(scores_BT * relevant_BT).sum() / (tokens_BT * relevant_BT).sum()
+    mean = total / count.clamp(min=1)
+    return mean + query_weight * nll, mean.detach()
 
 
 def main() -> None:
@@ -193,13 +151,20 @@ def main() -> None:
         item for path in args.text for item in read_questions(path) if any(item.supporting) and not all(item.supporting)
     ]
     console.print(f"{len(items)} questions to train on")
-    trained = train(
-        model, items, args.ratio, args.questions, args.batch, args.candidates, args.passage_tokens, args.lr,
-        args.query_weight, args.seed,
-    )  # fmt: skip
+    draw = Draw(items, model.backbone.tokenizer, args.batch, args.candidates, args.passage_tokens, args.seed)
+    sample = [i for item in items[:60] for passage in item.passages[:4] for i in draw.ids(passage)]
+    console.print(f"reading explains {model.calibrate(sample, 128):.0%} of its target's variance before training")
+
+    def loss(step: int, drawn: Drawn) -> tuple[torch.Tensor, torch.Tensor]:
+        model.set_ratio(args.ratio[step % len(args.ratio)])
+        return step_loss(model, drawn, len(draw.given), args.query_weight)
+
+    steps = max(1, args.questions // args.batch)
+    cost = train("contrast", model, steps, args.lr, draw, loss, tokens_of)
     model.set_ratio(max(args.ratio))
     model.save_pretrained(args.save)
-    (args.save / "training.json").write_text(json.dumps(asdict(trained)) + "\n", encoding="utf-8")
+    about = {**asdict(cost), "questions": steps * args.batch, "share": args.share, "first": args.first}
+    (args.save / "training.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

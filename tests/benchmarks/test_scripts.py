@@ -81,3 +81,17 @@ def test_retention(text: Path, backbone_folder: Path) -> None:
         for what in ("", " + recent", ", another passage's memory", ", random memory")
     } | {"mean_pool", "mean_pool + recent"}  # fmt: skip
     assert {row["method"] for row in written["streaming"]} == {"edge_pool"}
+    assert {row["share"] for row in written["rows"]} == {0.5}
+    assert {m: len(points) for m, points in written["curves"].items()} == dict.fromkeys(
+        ("raw", "virtual_tokens", "mean_pool", "edge_pool"), 2
+    )
+
+
+@pytest.mark.slow
+def test_retention_of_memories_without_words(text: Path, backbone_folder: Path) -> None:
+    more = ("--ratio", "8", "--train-tokens", "1536", "--batch", "2", "--passages", "2", "--share", "0")
+    written = run(
+        "retention.py", text, backbone_folder, *more, "--methods", "raw", "edge_pool", "--stream-documents", "0"
+    )
+    own, mixed, other, noise = (row["nll_memory"] for row in written["rows"])
+    assert len({own, mixed, other, noise}) == 4 and {row["share"] for row in written["rows"]} == {0.0}
