@@ -211,7 +211,7 @@ def test_what_is_left_out_is_counted_and_kept_with_the_store(
         assert report.left_out["records without text"] == 1 and "1 records without text" in str(report)
     with pytest.raises(InputError, match=r"chapters.*leads nowhere.*the keys are: id, body"):
         module(tmp_path, byte_tokenizer, [{"id": "x", "body": "y"}]).setup("fit")
-    with pytest.raises(InputError, match=r"nothing to learn from .1 records without text"):
+    with pytest.raises(InputError, match=r"nothing in it can be used .1 records without text"):
         module(tmp_path, byte_tokenizer, [{"text": " "}], fields=DocumentFields()).setup("fit")
 
 
