@@ -69,6 +69,7 @@ class QuestionWriter(StoreWriter[MappedQuestion]):
         fields: Where things are in them.
         tokenizer: Its ids are stored.
         query_tokens: Questions are cut to so many tokens.
+        template: What they stand behind.
         paragraph_tokens: Paragraphs are cut to so many tokens.
         options: The other arguments of :class:`StoreWriter`.
     """
@@ -82,13 +83,15 @@ class QuestionWriter(StoreWriter[MappedQuestion]):
         fields: QuestionFields,
         tokenizer: PreTrainedTokenizerBase,
         query_tokens: int,
+        template: QueryTemplate,
         paragraph_tokens: int,
         **options: Any,
     ) -> None:
         super().__init__(source, tokenizer, **options)
         self.reader = QuestionReader(fields)
         self.left_out = self.reader.left_out
-        self.fields, self.query_tokens, self.paragraph_tokens = fields, query_tokens, paragraph_tokens
+        self.fields, self.query_tokens, self.template = fields, query_tokens, template
+        self.paragraph_tokens = paragraph_tokens
 
     def key(self) -> dict[str, Any]:
         """See :meth:`StoreWriter.key`."""
@@ -96,6 +99,7 @@ class QuestionWriter(StoreWriter[MappedQuestion]):
             "source": self.source.content(),
             "fields": asdict(self.fields),
             "tokens": [self.query_tokens, self.paragraph_tokens],
+            "before_query": self.template.placed(""),
         }
 
     def read(self) -> Iterator[MappedQuestion]:
@@ -108,7 +112,7 @@ class QuestionWriter(StoreWriter[MappedQuestion]):
 
     def _add(self, columns: dict[str, RaggedWriter], mapped: MappedQuestion) -> int:
         columns["questions"].add(
-            self.tokenise([QueryTemplate().placed(mapped.question)], self.query_tokens, "questions")[0]
+            self.tokenise([self.template.placed(mapped.question)], self.query_tokens, "questions")[0]
         )
         texts = [paragraph.text for paragraph in mapped.paragraphs]
         for ids in self.tokenise(texts, self.paragraph_tokens, "paragraphs"):

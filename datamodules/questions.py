@@ -128,6 +128,7 @@ class QuestionsDataModule(PairDataModule[QuestionCorpus]):
             self.fields,
             tokenizer,
             self.query_tokens,
+            self.resolve_template(),
             self.paragraph_tokens,
             max_documents=self.max_documents,
             tell=rank_zero_info,

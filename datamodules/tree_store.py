@@ -107,6 +107,7 @@ class TreeWriter(StoreWriter[MappedDocument]):
         hierarchy: Cuts the documents and names their nodes.
         fields: The reader's mapping.
         query_tokens: Queries are cut to so many tokens.
+        template: What they stand behind.
         options: The other arguments of :class:`StoreWriter`.
     """
 
@@ -121,11 +122,12 @@ class TreeWriter(StoreWriter[MappedDocument]):
         hierarchy: Hierarchy,
         fields: DocumentFields | ConversationFields,
         query_tokens: int,
+        template: QueryTemplate,
         **options: Any,
     ) -> None:
         super().__init__(source, tokenizer, **options)
         self.reader, self.left_out = reader, reader.left_out
-        self.hierarchy, self.fields, self.query_tokens = hierarchy, fields, query_tokens
+        self.hierarchy, self.fields, self.query_tokens, self.template = hierarchy, fields, query_tokens, template
         self.shape = TreeShape(len(hierarchy.ratios))
 
     def key(self) -> dict[str, Any]:
@@ -138,6 +140,7 @@ class TreeWriter(StoreWriter[MappedDocument]):
             # Which entity model a hierarchy found on this machine is not among its arguments.
             "entities": getattr(getattr(self.hierarchy, "entities", None), "identity", None),
             "query_tokens": self.query_tokens,
+            "before_query": self.template.placed(""),
         }
 
     def meta(self) -> dict[str, Any]:
@@ -161,7 +164,7 @@ class TreeWriter(StoreWriter[MappedDocument]):
             return None
         tree = self.hierarchy.build(document)
         self.shape.take(tree, self.hierarchy)
-        placed = QueryTemplate().placed
+        placed = self.template.placed
         queries = [self.hierarchy.queries(tree, i) for i in range(len(tree.nodes))]
         lines, first = [], len(columns["queries"])
         for node, names in zip(tree.nodes, queries, strict=True):

@@ -198,6 +198,8 @@ def test_the_store_is_made_again_when_something_changes(
     assert reused()
     assert not reused(hierarchy=Windows(5)) and not reused(query_tokens=9) and not reused(max_documents=3)
     assert not reused(fields=DocumentFields(text="title")) and not reused(BOOKS[1:])
+    # What is given in front of a query does not change its ids, the space that belongs to it does.
+    assert reused(query_template="About: {query}") and not reused(query_template="{query}")
     assert reused()
 
 
