@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from datamodules.store import DocumentStore
 from r3mem.errors import ConfigError
 
-
-class Store(Protocol):
-    """Documents on disk; ``digests`` has the hash of each one's text."""
-
-    @property
-    def digests(self) -> NDArray[np.uint64]:
-        """One a document."""
-
-
-StoreT = TypeVar("StoreT", bound=Store)
+StoreT = TypeVar("StoreT", bound=DocumentStore)
 
 
 class Corpus(Generic[StoreT]):
@@ -44,6 +36,16 @@ class Corpus(Generic[StoreT]):
     def digests(self) -> NDArray[np.uint64]:
         """Hash of each document's text."""
         return np.concatenate([np.zeros(0, np.uint64), *(store.digests for store in self.stores)])[self.selection]
+
+    def counts(self, column: str) -> NDArray[np.int64]:
+        """Values of each document in a column that has one row a document: in ``ids``, its tokens."""
+        every = [np.diff(store.columns[column].offsets) for store in self.stores]
+        return np.concatenate([np.zeros(0, np.int64), *every])[self.selection]
+
+    def origin(self, document: int) -> str:
+        """Where a document stood, for example ``books.jsonl:3``."""
+        store, own = self.locate(document)
+        return store.origin(own)
 
     def keep(self, mask: NDArray[np.bool_]) -> Self:
         """The documents marked True, in their order."""

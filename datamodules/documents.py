@@ -18,7 +18,7 @@ from datamodules.run_parts import padding_of, place_of, tokenizer_of
 from datamodules.segment_loader import SegmentLoader, SegmentRows
 from datamodules.segment_sampler import Order, SegmentSampler, StreamSampler, WindowSampler
 from datamodules.sources import ReadingOptions, open_source
-from datamodules.token_cache import TokenCache, open_token_cache
+from datamodules.text_store import TextStore, TextWriter
 from datamodules.token_corpus import TokenCorpus
 from r3mem.cache import cache_folder
 from r3mem.errors import ConfigError, InputError
@@ -110,7 +110,7 @@ class DocumentsDataModule(LightningDataModule):
         self.reading = ReadingOptions(text_field, document_start=document_start)
         self.seed, self.num_workers, self.pin_memory = seed, num_workers, pin_memory
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir is not None else cache_folder("tokens")
-        self._caches: dict[str, TokenCache] = {}
+        self._stores: dict[str, TextStore] = {}
         self._splits: dict[str, TokenCorpus] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -193,18 +193,17 @@ class DocumentsDataModule(LightningDataModule):
 
     def _corpus(self, given: str | Sequence[str] | None) -> TokenCorpus:
         specs = [given] if isinstance(given, str) else list(given or ())
-        return TokenCorpus([self._cache(spec) for spec in specs])
+        return TokenCorpus([self._store(spec) for spec in specs])
 
-    def _cache(self, spec: str) -> TokenCache:
-        if spec not in self._caches:
+    def _store(self, spec: str) -> TextStore:
+        if spec not in self._stores:
             source = open_source(spec, self.reading)
-            cache = open_token_cache(
-                source, self._resolve_tokenizer(), self.cache_dir, self.max_documents, rank_zero_info
-            )
+            writer = TextWriter(source, self._resolve_tokenizer(), self.max_documents, rank_zero_info)
+            store = TextStore(*writer.make(self.cache_dir))
             ignored = f", {source.ignored_files:,} files of unknown kinds passed over" if source.ignored_files else ""
-            rank_zero_info(f"{spec}: {cache.report}{ignored}")
-            self._caches[spec] = cache
-        return self._caches[spec]
+            rank_zero_info(f"{spec}: {store.report}{ignored}")
+            self._stores[spec] = store
+        return self._stores[spec]
 
     def _resolve_tokenizer(self) -> PreTrainedTokenizerBase:
         self.tokenizer = tokenizer_of(self.tokenizer, self.trainer)

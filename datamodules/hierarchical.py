@@ -57,6 +57,7 @@ class TreeDataModule(PairDataModule[TreeCorpus]):
             self.hierarchy,
             fields,
             self.query_tokens,
+            self.resolve_template(),
             max_documents=self.max_documents,
             tell=rank_zero_info,
         )

@@ -16,11 +16,12 @@ from datamodules.corpus import Corpus, check_fractions, warn_of_shared_documents
 from datamodules.pair_batch import PairBatch
 from datamodules.pair_sampler import PairSampler
 from datamodules.resumable_loader import ResumableLoader, Rows
-from datamodules.run_parts import padding_of, place_of, tokenizer_of
+from datamodules.run_parts import padding_of, place_of, template_of, tokenizer_of
 from datamodules.sources import ReadingOptions, Source, open_source
 from datamodules.store import StoreReport
 from r3mem.cache import cache_folder
 from r3mem.errors import ConfigError, InputError
+from r3mem.query_template import QueryTemplate
 
 PairSplit = Literal["train", "validation", "test"]
 STAGES: dict[str | None, tuple[PairSplit, ...]] = {
@@ -55,6 +56,8 @@ class PairDataModule(LightningDataModule, ABC, Generic[CorpusT]):
         tokenizer: A tokenizer, or the hub id or folder of one; None for that of the model being trained.
         batch_size: B, rows of each process.
         query_tokens: Most tokens of a query; longer ones are cut, which is reported.
+        query_template: What stands before a query; its end decides whether a space belongs to the query. None for that
+            of the model being trained, or the default without a model.
         validation_fraction: Share of ``train`` for validation, if it is split.
         test_fraction: The same for test.
         max_documents: Read at most so many documents of each source.
@@ -76,6 +79,7 @@ class PairDataModule(LightningDataModule, ABC, Generic[CorpusT]):
         tokenizer: PreTrainedTokenizerBase | str | None = None,
         batch_size: int = 8,
         query_tokens: int = 64,
+        query_template: str | None = None,
         validation_fraction: float = 0.05,
         test_fraction: float = 0.05,
         max_documents: int | None = None,
@@ -92,6 +96,7 @@ class PairDataModule(LightningDataModule, ABC, Generic[CorpusT]):
         check_fractions(validation_fraction, test_fraction)
         self.sources: dict[PairSplit, str | list[str] | None] = {"train": train, "validation": validation, "test": test}
         self.tokenizer, self.batch_size, self.query_tokens = tokenizer, batch_size, query_tokens
+        self.query_template = None if query_template is None else QueryTemplate(query_template)
         self.validation_fraction, self.test_fraction = validation_fraction, test_fraction
         self.max_documents, self.reading = max_documents, ReadingOptions(document_start=document_start)
         self.seed, self.num_workers, self.pin_memory = seed, num_workers, pin_memory
@@ -129,8 +134,9 @@ class PairDataModule(LightningDataModule, ABC, Generic[CorpusT]):
 
         Raises:
             InputError: If a source cannot be read, holds nothing, or has other fields than the mapping says.
-            ConfigError: If there is no tokenizer or hierarchy.
+            ConfigError: If there is no tokenizer or hierarchy, or the model has another template.
         """
+        self.resolve_template()  # Refuses another one even where the documents were read before the model was there.
         for split in STAGES[stage]:
             if split not in self._splits:
                 self._splits[split] = self._prepare(split)
@@ -164,6 +170,11 @@ class PairDataModule(LightningDataModule, ABC, Generic[CorpusT]):
         """The tokenizer that was given, or that of the model being trained."""
         self.tokenizer = tokenizer_of(self.tokenizer, self.trainer)
         return self.tokenizer
+
+    def resolve_template(self) -> QueryTemplate:
+        """The template that was given, or that of the model being trained."""
+        self.query_template = template_of(self.query_template, self.trainer)
+        return self.query_template
 
     @property
     def pad_id(self) -> int:

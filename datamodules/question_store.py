@@ -7,6 +7,7 @@ One row a paragraph: ``paragraphs`` (ids); those of a question begin where its r
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.fields import QuestionFields
 from datamodules.question_reader import MappedQuestion, Paragraph, QuestionReader
-from datamodules.ragged import Ragged, RaggedWriter
+from datamodules.ragged import RaggedWriter
 from datamodules.sources import Source
-from datamodules.store import DocumentStore, StoreWriter
-from datamodules.token_cache import text_digest
+from datamodules.store import DocumentStore, StoreWriter, text_digest
 from r3mem.hierarchy import Document
 from r3mem.query_template import QueryTemplate
 
@@ -36,12 +36,12 @@ class QuestionStore(DocumentStore):
         InputError: If its files do not agree with each other.
     """
 
+    types = {"questions": None, "paragraphs": None, "supporting": np.uint8, "about": np.uint8}
+
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase, reused: bool = True) -> None:
         super().__init__(folder, reused)
         self.tokenizer = tokenizer
-        self.questions, self.paragraphs, self.supporting, self.about = (
-            Ragged(folder, name) for name in QuestionWriter.columns
-        )
+        self.questions, self.paragraphs, self.supporting, self.about = self.columns.values()
 
     def question(self, number: int) -> MappedQuestion:
         """A question with its paragraphs, as text."""
@@ -56,6 +56,10 @@ class QuestionStore(DocumentStore):
             mapped.text, self.tokenizer, parts=mapped.parts, questions=mapped.questions, name=mapped.name
         )
 
+    def origin(self, number: int) -> str:
+        """See :meth:`DocumentStore.origin`."""
+        return self.question(number).origin
+
 
 class QuestionWriter(StoreWriter[MappedQuestion]):
     """Tokenises questions and paragraphs.
@@ -65,12 +69,13 @@ class QuestionWriter(StoreWriter[MappedQuestion]):
         fields: Where things are in them.
         tokenizer: Its ids are stored.
         query_tokens: Questions are cut to so many tokens.
+        template: What they stand behind.
         paragraph_tokens: Paragraphs are cut to so many tokens.
         options: The other arguments of :class:`StoreWriter`.
     """
 
+    store = QuestionStore
     tokens_in = "paragraphs"
-    columns = {"questions": None, "paragraphs": None, "supporting": np.uint8, "about": np.uint8}
 
     def __init__(
         self,
@@ -78,20 +83,36 @@ class QuestionWriter(StoreWriter[MappedQuestion]):
         fields: QuestionFields,
         tokenizer: PreTrainedTokenizerBase,
         query_tokens: int,
+        template: QueryTemplate,
         paragraph_tokens: int,
         **options: Any,
     ) -> None:
-        super().__init__(source, QuestionReader(fields), tokenizer, **options)
-        self.fields, self.query_tokens, self.paragraph_tokens = fields, query_tokens, paragraph_tokens
+        super().__init__(source, tokenizer, **options)
+        self.reader = QuestionReader(fields)
+        self.left_out = self.reader.left_out
+        self.fields, self.query_tokens, self.template = fields, query_tokens, template
+        self.paragraph_tokens = paragraph_tokens
 
     def key(self) -> dict[str, Any]:
         """See :meth:`StoreWriter.key`."""
-        return {"fields": asdict(self.fields), "tokens": [self.query_tokens, self.paragraph_tokens]}
+        return {
+            "source": self.source.content(),
+            "fields": asdict(self.fields),
+            "tokens": [self.query_tokens, self.paragraph_tokens],
+            "before_query": self.template.placed(""),
+        }
 
-    def add(self, columns: dict[str, RaggedWriter], mapped: MappedQuestion) -> int:
-        """See :meth:`StoreWriter.add`."""
+    def read(self) -> Iterator[MappedQuestion]:
+        """See :meth:`StoreWriter.read`."""
+        return self.reader.read(self.source)
+
+    def write(self, columns: dict[str, RaggedWriter], documents: Iterator[MappedQuestion]) -> Iterator[int]:
+        """See :meth:`StoreWriter.write`."""
+        return (self._add(columns, mapped) for mapped in documents)
+
+    def _add(self, columns: dict[str, RaggedWriter], mapped: MappedQuestion) -> int:
         columns["questions"].add(
-            self.tokenise([QueryTemplate().placed(mapped.question)], self.query_tokens, "questions")[0]
+            self.tokenise([self.template.placed(mapped.question)], self.query_tokens, "questions")[0]
         )
         texts = [paragraph.text for paragraph in mapped.paragraphs]
         for ids in self.tokenise(texts, self.paragraph_tokens, "paragraphs"):

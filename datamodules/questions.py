@@ -40,10 +40,6 @@ class QuestionCorpus(Corpus[QuestionStore], Sequence[Document]):
         store, own = self.locate(document)
         return store.question(own)
 
-    def origin(self, document: int) -> str:
-        """Where a question stood, for example ``dev.jsonl:3``."""
-        return self.question(document).origin
-
 
 class QuestionRows(Dataset[PairRow]):
     """One row a question: its paragraphs, or as many of them as there are candidates.
@@ -132,6 +128,7 @@ class QuestionsDataModule(PairDataModule[QuestionCorpus]):
             self.fields,
             tokenizer,
             self.query_tokens,
+            self.resolve_template(),
             self.paragraph_tokens,
             max_documents=self.max_documents,
             tell=rank_zero_info,

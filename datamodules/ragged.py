@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.atomic_folder import flush
-from r3mem.errors import InputError
 
 
 class RaggedWriter:
@@ -32,7 +31,7 @@ class RaggedWriter:
 
     def __init__(self, folder: Path, name: str, dtype: Any) -> None:
         self.folder, self.name, self.dtype = folder, name, np.dtype(dtype)
-        self._file = (folder / f"{name}.{self.dtype.name}.bin").open("wb")
+        self.file = (folder / f"{name}.{self.dtype.name}.bin").open("wb")
         self._offsets = array("q", [0])
 
     def __len__(self) -> int:
@@ -47,13 +46,13 @@ class RaggedWriter:
     def add(self, values: Sequence[int] | NDArray[Any] | bytes) -> None:
         """Write the next row."""
         row = values if isinstance(values, bytes) else np.asarray(values, self.dtype).tobytes()
-        self._file.write(row)
+        self.file.write(row)
         self._offsets.append(self._offsets[-1] + len(row) // self.dtype.itemsize)
 
     def close(self) -> None:
         """Write the offsets; see to it that all is on the disk."""
-        flush(self._file)
-        self._file.close()
+        flush(self.file)
+        self.file.close()
         with (self.folder / f"{self.name}.offsets.npy").open("wb") as file:
             np.save(file, np.frombuffer(self._offsets, np.int64))
             flush(file)
@@ -67,20 +66,18 @@ class Ragged:
         name: Its name.
 
     Raises:
-        InputError: If it is not there, or its files do not agree.
+        OSError: If it is not there or cannot be read.
+        ValueError: If its files do not agree.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
         found = list(folder.glob(f"{name}.*.bin"))
-        try:
-            (path,) = found
-            self._path, self.dtype = path, np.dtype(path.name.split(".")[-2])
-            whole = path.stat().st_size == int(self.offsets[-1]) * self.dtype.itemsize
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"cache {folder} is damaged ({error}): delete that folder, it is made anew") from error
-        if not whole:
-            raise InputError(f"cache {folder} is damaged (sizes disagree): delete that folder, it is made anew")
+        if len(found) != 1:
+            raise FileNotFoundError(f"{len(found)} files {name}.*.bin instead of one")
+        self._path, self.dtype = found[0], np.dtype(found[0].name.split(".")[-2])
+        if self._path.stat().st_size != self.total * self.dtype.itemsize:
+            raise ValueError(f"sizes of {name} disagree")
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
@@ -91,12 +88,17 @@ class Ragged:
     @cached_property
     def values(self) -> NDArray[Any]:
         """All rows, end to end."""
-        if not self.offsets[-1]:
+        if not self.total:
             return np.zeros(0, self.dtype)  # An empty file cannot be mapped.
         return np.memmap(self._path, dtype=self.dtype, mode="r")
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def total(self) -> int:
+        """Values of all rows."""
+        return int(self.offsets[-1])
 
     def __getitem__(self, row: int) -> NDArray[Any]:
         """A row, read from disk as far as it is looked at."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from datamodules.record_text import Found, follow, keys_of, strings
-from datamodules.sources import Record
+from datamodules.sources import Record, Source
 from r3mem.errors import InputError
 from r3mem.hierarchy import Mention, Part, Question
 
@@ -63,6 +63,10 @@ class RecordReader(ABC, Generic[ReadT]):
                     )
             self._sought = None
         return read
+
+    def read(self, source: Source) -> Iterator[ReadT]:
+        """What the records of a source hold, one at a time, without those that are left out."""
+        return (read for record in source.records() if (read := self(record)) is not None)
 
     @abstractmethod
     def _read(self, record: Any, origin: str) -> ReadT | None:

@@ -1,4 +1,4 @@
-"""What a data module takes from the run that it serves: tokenizer, hierarchy, place among the processes."""
+"""What a data module takes from the run that it serves: tokenizer, hierarchy, template, place among the processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from r3mem.errors import ConfigError, InputError
 from r3mem.hierarchy import Hierarchy
+from r3mem.query_template import QueryTemplate
 
 
 def tokenizer_of(given: PreTrainedTokenizerBase | str | None, trainer: Trainer | None) -> PreTrainedTokenizerBase:
@@ -58,6 +59,28 @@ def model_hierarchy(trainer: Trainer | None) -> Hierarchy | None:
     """The hierarchy of the model being trained; None if there is no model or it has none."""
     found: Hierarchy | None = _of_model(trainer, "model", "hierarchy")
     return found
+
+
+def template_of(given: QueryTemplate | None, trainer: Trainer | None) -> QueryTemplate:
+    """The template that was given, or that of the model being trained (``lightning_module.query_template``).
+
+    Args:
+        given: A template.
+        trainer: The run's trainer.
+
+    Returns:
+        The default template if there is none.
+
+    Raises:
+        ConfigError: If the one given is not the model's.
+    """
+    model: QueryTemplate | None = _of_model(trainer, "query_template")
+    if given and model and given.template != model.template:
+        raise ConfigError(
+            f"query_template is {given.template!r} for the data but {model.template!r} for the model: leave it out of "
+            "the data, which takes the model's"
+        )
+    return given or model or QueryTemplate()
 
 
 def place_of(trainer: Trainer | None) -> tuple[int, int]:

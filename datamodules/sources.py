@@ -198,7 +198,7 @@ class HubSource(Source):
     """A data set of the Hugging Face hub, streamed.
 
     The version behind a name can change without notice: pin it with ``hf://name@revision:config:split``, or delete the
-    token cache to read the newest.
+    stored tokens to read the newest.
 
     Args:
         spec: ``hf://name[@revision][:config[:split]]``.

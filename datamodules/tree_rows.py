@@ -31,24 +31,10 @@ class TreeCorpus(Corpus[TreeStore], Sequence[Document]):
         store, own = self.locate(document)
         return store.tree(own)
 
-    def origin(self, document: int) -> str:
-        """Where a document stood, for example ``books.jsonl:3``."""
-        store, own = self.locate(document)
-        return store.origin(own)
-
     @property
     def shape(self) -> TreeShape:
         """What the trees have in common."""
         return TreeShape.of([store.shape for store in self.stores])
-
-    def counts(self, column: str) -> np.ndarray:
-        """Values of each document in a column of the stores.
-
-        Args:
-            column: ``ids`` for its tokens, ``leaves`` for its leaves.
-        """
-        every = [np.diff(getattr(store, column).offsets) for store in self.stores]
-        return np.concatenate([np.zeros(0, np.int64), *every])[self.selection]
 
 
 class TreeRows(Dataset[PairRow]):

@@ -8,7 +8,7 @@ One row a query: ``queries``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.fields import ConversationFields, DocumentFields
-from datamodules.ragged import Ragged, RaggedWriter
+from datamodules.ragged import RaggedWriter
 from datamodules.record_reader import MappedDocument, RecordReader
 from datamodules.sources import Source
-from datamodules.store import DocumentStore, StoreWriter
-from datamodules.token_cache import text_digest
+from datamodules.store import DocumentStore, StoreWriter, text_digest
 from datamodules.tree_shape import TreeShape
 from r3mem.components import describe
 from r3mem.hierarchy import Document, Hierarchy, MemoryTree, Mention, Node, Part, Question
@@ -45,11 +44,14 @@ class StoredNode(NamedTuple):
 class TreeStore(DocumentStore):
     """The trees of one source, memory-mapped; see :class:`DocumentStore`."""
 
+    types = {"ids": None, "starts": np.uint32, "inside": np.uint32, "text": np.uint8, "about": np.uint8,
+             "nodes": np.int64, "leaves": np.int64, "queries": None}  # fmt: skip
+
     def __init__(self, folder: Path, reused: bool = True) -> None:
         super().__init__(folder, reused)
         self.shape = TreeShape(**self.meta["shape"])
         self.ids, self.starts, self.inside, self.text, self.about, self.nodes, self.leaves, self.queries = (
-            Ragged(folder, name) for name in TreeWriter.columns
+            self.columns.values()
         )
 
     def node(self, document: int, index: int) -> StoredNode:
@@ -87,7 +89,7 @@ class TreeStore(DocumentStore):
         return MemoryTree(self.document(document), nodes)
 
     def origin(self, document: int) -> str:
-        """Where a document stood, for example ``books.jsonl:3``."""
+        """See :meth:`DocumentStore.origin`."""
         return str(self._about(document)["origin"])
 
     def _about(self, document: int) -> dict[str, Any]:
@@ -105,12 +107,12 @@ class TreeWriter(StoreWriter[MappedDocument]):
         hierarchy: Cuts the documents and names their nodes.
         fields: The reader's mapping.
         query_tokens: Queries are cut to so many tokens.
+        template: What they stand behind.
         options: The other arguments of :class:`StoreWriter`.
     """
 
+    store = TreeStore
     tokens_in = "ids"
-    columns = {"ids": None, "starts": np.uint32, "inside": np.uint32, "text": np.uint8, "about": np.uint8,
-               "nodes": np.int64, "leaves": np.int64, "queries": None}  # fmt: skip
 
     def __init__(
         self,
@@ -120,29 +122,40 @@ class TreeWriter(StoreWriter[MappedDocument]):
         hierarchy: Hierarchy,
         fields: DocumentFields | ConversationFields,
         query_tokens: int,
+        template: QueryTemplate,
         **options: Any,
     ) -> None:
-        super().__init__(source, reader, tokenizer, **options)
-        self.hierarchy, self.fields, self.query_tokens = hierarchy, fields, query_tokens
+        super().__init__(source, tokenizer, **options)
+        self.reader, self.left_out = reader, reader.left_out
+        self.hierarchy, self.fields, self.query_tokens, self.template = hierarchy, fields, query_tokens, template
         self.shape = TreeShape(len(hierarchy.ratios))
 
     def key(self) -> dict[str, Any]:
         """See :meth:`StoreWriter.key`."""
         fields = [type(self.fields).__name__, asdict(self.fields)]
         return {
+            "source": self.source.content(),
             "fields": fields,
             "hierarchy": describe(self.hierarchy),
             # Which entity model a hierarchy found on this machine is not among its arguments.
             "entities": getattr(getattr(self.hierarchy, "entities", None), "identity", None),
             "query_tokens": self.query_tokens,
+            "before_query": self.template.placed(""),
         }
 
     def meta(self) -> dict[str, Any]:
         """See :meth:`StoreWriter.meta`."""
         return {"shape": asdict(self.shape)}
 
-    def add(self, columns: dict[str, RaggedWriter], mapped: MappedDocument) -> int | None:
-        """See :meth:`StoreWriter.add`."""
+    def read(self) -> Iterator[MappedDocument]:
+        """See :meth:`StoreWriter.read`."""
+        return self.reader.read(self.source)
+
+    def write(self, columns: dict[str, RaggedWriter], documents: Iterator[MappedDocument]) -> Iterator[int | None]:
+        """See :meth:`StoreWriter.write`."""
+        return (self._add(columns, mapped) for mapped in documents)
+
+    def _add(self, columns: dict[str, RaggedWriter], mapped: MappedDocument) -> int | None:
         document = Document.of(
             mapped.text, self.tokenizer, mapped.title, mapped.parts, mapped.mentions, mapped.questions, mapped.name
         )
@@ -151,7 +164,7 @@ class TreeWriter(StoreWriter[MappedDocument]):
             return None
         tree = self.hierarchy.build(document)
         self.shape.take(tree, self.hierarchy)
-        placed = QueryTemplate().placed
+        placed = self.template.placed
         queries = [self.hierarchy.queries(tree, i) for i in range(len(tree.nodes))]
         lines, first = [], len(columns["queries"])
         for node, names in zip(tree.nodes, queries, strict=True):

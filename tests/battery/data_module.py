@@ -29,6 +29,7 @@ from transformers import PreTrainedTokenizerFast
 from datamodules.pair_batch import PairBatch
 from datamodules.pairs import PairDataModule, PairLoader
 from r3mem import ConfigError
+from r3mem.query_template import TEMPLATE, QueryTemplate
 
 Plain = dict[str, Any]
 
@@ -214,9 +215,40 @@ class DataModuleBattery:
         (report,) = module.reports.values()
         assert report.reused and report.documents == len(self.records)
 
+    def test_queries_stand_behind_the_template_of_the_model(
+        self, folder: Path, byte_tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        def first_tokens(model: str | None, **options: Any) -> set[str]:
+            module = at_rank(self.module(folder, byte_tokenizer, **options), 0, 1)
+            if model is not None:
+                module.trainer.lightning_module = SimpleNamespace(query_template=QueryTemplate(model))  # type: ignore[union-attr]
+            module.setup("fit")
+            return {
+                byte_tokenizer.decode(ids_Q[:1])
+                for batch in module.train_dataloader()
+                for ids_Q in batch["query_BTQ"][batch["query_lengths_BT"] > 0]
+            }
+
+        assert first_tokens(None) == {" "} == first_tokens("Asked: {query}") == first_tokens(TEMPLATE)
+        for found in (
+            first_tokens("Asked:\n{query}"),
+            first_tokens(None, query_template="{query}"),
+            first_tokens("{query}", query_template="{query}"),
+        ):
+            assert found and " " not in found
+        with pytest.raises(ConfigError, match=r"'A \{query\}' for the data but '\{query\}' for the model"):
+            first_tokens("{query}", query_template="A {query}")
+        module = at_rank(self.module(folder, byte_tokenizer), 0, 1)
+        module.setup("fit")
+        module.trainer.lightning_module = SimpleNamespace(query_template=QueryTemplate("{query}"))  # type: ignore[union-attr]
+        with pytest.raises(ConfigError, match="for the data but"):
+            module.setup("fit")
+
     def test_impossible_settings(self) -> None:
         for wrong in ({"batch_size": 0}, {"query_tokens": 0}, {"seed": -1}, {"num_workers": -1}, {"max_documents": 0}):
             with pytest.raises(ConfigError):
                 self.build("x.jsonl", **wrong)
+        with pytest.raises(ConfigError, match="must end with"):
+            self.build("x.jsonl", query_template="Why?")
         with pytest.raises(ConfigError, match="together they must stay below 1"):
             self.build("x.jsonl", validation_fraction=0.6, test_fraction=0.4)

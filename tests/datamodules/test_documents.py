@@ -138,7 +138,7 @@ def test_short_documents_are_left_out_of_training_and_counted(
     data.setup()
     assert len(data.documents("train")) == 2 and len(data.documents("predict")) == 3
     assert any("1 shorter than min_tokens=2 left out" in line for line in lines)
-    assert any("1 empty documents skipped" in line and "tokens/s" in line for line in lines)
+    assert any("left out: 1 empty documents" in line and "tokens/s" in line for line in lines)
 
 
 def test_several_sources_are_one_corpus(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -198,6 +198,8 @@ def test_the_store_is_made_again_when_something_changes(
     assert reused()
     assert not reused(hierarchy=Windows(5)) and not reused(query_tokens=9) and not reused(max_documents=3)
     assert not reused(fields=DocumentFields(text="title")) and not reused(BOOKS[1:])
+    # What is given in front of a query does not change its ids, the space that belongs to it does.
+    assert reused(query_template="About: {query}") and not reused(query_template="{query}")
     assert reused()
 
 
@@ -211,7 +213,7 @@ def test_what_is_left_out_is_counted_and_kept_with_the_store(
         assert report.left_out["records without text"] == 1 and "1 records without text" in str(report)
     with pytest.raises(InputError, match=r"chapters.*leads nowhere.*the keys are: id, body"):
         module(tmp_path, byte_tokenizer, [{"id": "x", "body": "y"}]).setup("fit")
-    with pytest.raises(InputError, match=r"nothing to learn from .1 records without text"):
+    with pytest.raises(InputError, match=r"nothing in it can be used .1 records without text"):
         module(tmp_path, byte_tokenizer, [{"text": " "}], fields=DocumentFields()).setup("fit")
 
 

@@ -156,7 +156,7 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path, byte_tokenizer: PreTrain
     assert len(data.documents("train")) == len(RECORDS)
     assert report.left_out["questions without a supporting paragraph"] == 1
     assert report.left_out["ends of paragraphs longer than 9 tokens"] == 6 * len(RECORDS)
-    with pytest.raises(InputError, match="nothing to learn from"):
+    with pytest.raises(InputError, match="nothing in it can be used"):
         module(tmp_path, byte_tokenizer, [record(99, 4, 0)]).setup("fit")
     for wrong in ({"candidates": 0}, {"paragraph_tokens": 0}, {"level": -1}):
         with pytest.raises(ConfigError):
