@@ -250,6 +250,8 @@ class Memory:
             InputError: Not the parts of a memory.
             FingerprintError: Of another format version.
         """
+        if "tree_format" in about:
+            raise InputError(f"memory {where}: not a memory of a plain text but of a tree; use TreeMemory.load")
         if "format" not in about or "precision" not in about:
             raise InputError(f"memory {where}: a safetensors file, but not a memory that r3mem saved")
         if int(about["format"]) != FORMAT:
