@@ -274,7 +274,11 @@ class Memory:
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
-        """Write to a ``.safetensors`` file. The file appears whole or not at all."""
+        """Write to a ``.safetensors`` file. The file appears whole or not at all.
+
+        Raises:
+            InputError: The disk is full, or nothing may be written there.
+        """
         write_whole(*self.tensors(), Path(path))
 
     @classmethod

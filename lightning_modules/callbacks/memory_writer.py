@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from lightning_modules.memory_module import MemoryModule
 from r3mem.memory import Memory
+from r3mem.tensor_file import writing
 from r3mem.tree_memory import TreeMemory
 
 INDEX = "index.jsonl"
@@ -46,7 +47,8 @@ class MemoryWriter(BasePredictionWriter):
         """Find what an earlier run finished."""
         log_dir = trainer.log_dir
         self._path = Path(self.folder or Path(log_dir or trainer.default_root_dir) / "memories")
-        self._path.mkdir(parents=True, exist_ok=True)
+        with writing(self._path):
+            self._path.mkdir(parents=True, exist_ok=True)
         self._open = {}
         data = getattr(trainer, "datamodule", None)
         documents = getattr(data, "documents", None)
@@ -117,13 +119,14 @@ class MemoryWriter(BasePredictionWriter):
 
     def _write_index(self, corpus: Any) -> None:
         scratch = self._path / f".{INDEX}"
-        with scratch.open("w", encoding="utf-8") as file:
-            for document in range(len(corpus)):
-                if (self._path / self._name(document)).exists():
-                    origin = corpus.origin(document)
-                    line = {"document": document, "origin": origin, "file": self._name(document)}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        os.replace(scratch, self._path / INDEX)
+        with writing(self._path / INDEX):
+            with scratch.open("w", encoding="utf-8") as file:
+                for document in range(len(corpus)):
+                    if (self._path / self._name(document)).exists():
+                        origin = corpus.origin(document)
+                        line = {"document": document, "origin": origin, "file": self._name(document)}
+                        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            os.replace(scratch, self._path / INDEX)
 
 
 def _made_by(path: Path) -> Fingerprints | None:

@@ -15,6 +15,7 @@ from lightning_modules.cli import main
 from r3mem import InputError, Memory, R3Mem
 from r3mem.hierarchy import Document
 from r3mem.tree_memory import TreeMemory
+from tests.full_disk import full_disk
 from tests.test_docs import blocks
 from tests.tiny_run import config, tiny
 
@@ -24,7 +25,7 @@ model:
   hierarchy:
     class_path: r3mem.hierarchy.{kind}
     init_args:
-      entities: {{class_path: r3mem.hierarchy.EntityFinder, init_args: {{model: rules}}}}
+      entities: {{class_path: r3mem.hierarchy.EntityFinder, init_args: {{model: rules, cache: false}}}}
       levels:
         - {{name: document, segmenter: {{class_path: r3mem.hierarchy.BlankLines}}, tokens: 64, ratio: 8}}
         - {{name: paragraph, segmenter: {{class_path: r3mem.hierarchy.BlankLines}}, tokens: 32, ratio: 4}}
@@ -149,6 +150,17 @@ def test_plain_memories_and_those_of_another_model_are_made_again(
         run("predict", "run", *given)
         assert len(compressed) == count and {path.name for path in folder.glob("*.safetensors")} == names
     assert all(TreeMemory.load(folder / name).levels[0].share_dims == 8 for name in names)
+
+
+def test_a_full_disk_is_told_in_one_line(
+    run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with full_disk(10_000), pytest.raises(SystemExit):
+        run("predict", "run")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("r3mem: ") and "free some space" in last and "/memories/" in last
+    names = [path.name for path in (tmp_path / "run" / "memories").iterdir()]
+    assert 0 < len(names) < 9 and all(TreeMemory.load(tmp_path / "run" / "memories" / name).levels for name in names)
 
 
 @pytest.mark.slow
