@@ -1,4 +1,4 @@
-"""Documents as trees, for training on (segment, query) pairs at every level."""
+"""Documents as trees, for training on (segment, query) pairs at every level; whole documents for prediction."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from datamodules.document_batches import DocumentLoader, document_batches
 from datamodules.document_reader import DocumentReader
 from datamodules.fields import ConversationFields, DocumentFields
-from datamodules.pairs import PairDataModule, at_least_one
+from datamodules.pairs import PairDataModule, PairSplit, at_least_one
 from datamodules.record_reader import MappedDocument, RecordReader
-from datamodules.run_parts import hierarchy_of
+from datamodules.run_parts import hierarchy_of, place_of
 from datamodules.sources import Source
 from datamodules.tree_rows import TreeCorpus, TreeRows
 from datamodules.tree_store import TreeStore, TreeWriter
@@ -22,13 +23,21 @@ from r3mem.hierarchy import Hierarchy
 class TreeDataModule(PairDataModule[TreeCorpus]):
     """Documents that a hierarchy cuts; a row is the path from the document level to one leaf.
 
+    Prediction is given whole documents: the model cuts them with its own hierarchy and makes a ``TreeMemory`` of each.
+
     Args:
         train: Source or sources.
         hierarchy: Cuts the documents; None for that of the model being trained.
         segments_per_row: Where the hierarchy has one level, a row is so many consecutive segments.
-        min_tokens: Shorter documents are left out; how many is reported.
+        min_tokens: Shorter documents are left out (never in prediction); how many is reported.
+        predict: Sources for prediction; None for every document of ``train``, before any split.
+        predict_tokens: Most tokens of the documents that prediction compresses together; a longer one is compressed
+            alone.
         shared: The arguments of :class:`datamodules.pairs.PairDataModule`.
     """
+
+    #: Prediction makes memories of trees; a prediction writer asks, to know what an earlier run has finished.
+    predicts_trees = True
 
     def __init__(
         self,
@@ -36,11 +45,14 @@ class TreeDataModule(PairDataModule[TreeCorpus]):
         hierarchy: Hierarchy | None = None,
         segments_per_row: int = 2,
         min_tokens: int = 1,
+        predict: str | list[str] | None = None,
+        predict_tokens: int = 32_768,
         **shared: Any,
     ) -> None:
         super().__init__(train, **shared)
-        at_least_one(segments_per_row=segments_per_row, min_tokens=min_tokens)
+        at_least_one(segments_per_row=segments_per_row, min_tokens=min_tokens, predict_tokens=predict_tokens)
         self.hierarchy, self.segments_per_row, self.min_tokens = hierarchy, segments_per_row, min_tokens
+        self.sources["predict"], self.predict_tokens = predict, predict_tokens
 
     @abstractmethod
     def reader(self) -> tuple[RecordReader[MappedDocument], DocumentFields | ConversationFields]:
@@ -69,10 +81,25 @@ class TreeDataModule(PairDataModule[TreeCorpus]):
 
     def kept(self, corpus: TreeCorpus) -> TreeCorpus:
         """See :meth:`PairDataModule.kept`."""
-        kept = corpus.keep(corpus.counts("ids") >= self.min_tokens)
+        kept = corpus.keep(corpus.lengths >= self.min_tokens)
         if len(kept) < len(corpus):
             rank_zero_info(f"{len(corpus) - len(kept):,} documents shorter than min_tokens={self.min_tokens} left out")
         return kept
+
+    def prepare(self, split: PairSplit) -> TreeCorpus:
+        """See :meth:`PairDataModule.prepare`."""
+        if split != "predict":
+            return super().prepare(split)
+        given = self.sources["predict"]
+        corpus = self.read(self.sources["train"] if given is None else given)
+        rank_zero_info(f"predict: {len(corpus):,} documents, {int(corpus.lengths.sum()):,} tokens")
+        return corpus
+
+    def predict_dataloader(self) -> DocumentLoader:
+        """Every document once, in the order of the sources, over all processes together."""
+        corpus = self.documents("predict")
+        batches = document_batches(corpus.lengths, self.predict_tokens, *place_of(self.trainer))
+        return DocumentLoader(corpus, batches, self.num_workers)
 
     def rows(self, corpus: TreeCorpus, training: bool) -> TreeRows:
         """See :meth:`PairDataModule.rows`."""

@@ -23,13 +23,13 @@ from r3mem.cache import cache_folder
 from r3mem.errors import ConfigError, InputError
 from r3mem.query_template import QueryTemplate
 
-PairSplit = Literal["train", "validation", "test"]
+PairSplit = Literal["train", "validation", "test", "predict"]
 STAGES: dict[str | None, tuple[PairSplit, ...]] = {
     "fit": ("train", "validation"),
     "validate": ("validation",),
     "test": ("test",),
-    "predict": (),
-    None: ("train", "validation", "test"),
+    "predict": ("predict",),
+    None: ("train", "validation", "test", "predict"),
 }
 CorpusT = TypeVar("CorpusT", bound=Corpus[Any])
 
@@ -130,7 +130,8 @@ class PairDataModule(LightningDataModule, ABC, Generic[CorpusT]):
         """Read what the stage needs, or find it in the cache; the other ranks of a machine wait for the first.
 
         Args:
-            stage: ``fit``, ``validate``, ``test`` or None for all; prediction has no pairs.
+            stage: ``fit``, ``validate``, ``test``, ``predict`` or None for all. Splits that the data module does not
+                have are passed over: prediction has no pairs, it is for whole documents.
 
         Raises:
             InputError: If a source cannot be read, holds nothing, or has other fields than the mapping says.
@@ -138,8 +139,8 @@ class PairDataModule(LightningDataModule, ABC, Generic[CorpusT]):
         """
         self.resolve_template()  # Refuses another one even where the documents were read before the model was there.
         for split in STAGES[stage]:
-            if split not in self._splits:
-                self._splits[split] = self._prepare(split)
+            if split in self.sources and split not in self._splits:
+                self._splits[split] = self.prepare(split)
         warn_of_shared_documents({split: corpus.digests for split, corpus in self._splits.items()})
 
     def documents(self, split: PairSplit) -> CorpusT:
@@ -185,13 +186,14 @@ class PairDataModule(LightningDataModule, ABC, Generic[CorpusT]):
         """The documents that are not too short."""
         return corpus
 
-    def _prepare(self, split: PairSplit) -> CorpusT:
+    def prepare(self, split: PairSplit) -> CorpusT:
+        """The documents of a split, read or found in the cache; says how many there are."""
         given = self.sources[split]
         if self.sources["validation"] is None and self.sources["test"] is None:
-            parts = self._read(self.sources["train"]).split(self.validation_fraction, self.test_fraction)
+            parts = self.read(self.sources["train"]).split(self.validation_fraction, self.test_fraction)
             corpus: CorpusT = parts[("train", "validation", "test").index(split)]
         else:
-            corpus = self._read(given)
+            corpus = self.read(given)
         corpus = self.kept(corpus)
         rank_zero_info(f"{split}: {len(corpus):,} documents, {len(self.rows(corpus, False)):,} rows")
         fraction = {"validation": self.validation_fraction, "test": self.test_fraction}.get(split, 0.0)
@@ -199,7 +201,8 @@ class PairDataModule(LightningDataModule, ABC, Generic[CorpusT]):
             rank_zero_warn(f"the {split} split is empty: give {split} sources or raise {split}_fraction")
         return corpus
 
-    def _read(self, given: str | list[str] | None) -> CorpusT:
+    def read(self, given: str | list[str] | None) -> CorpusT:
+        """All documents of some sources."""
         return self.corpus([self._store(spec) for spec in ([given] if isinstance(given, str) else given or ())])
 
     def _store(self, spec: str) -> Any:

@@ -32,6 +32,11 @@ class TreeCorpus(Corpus[TreeStore], Sequence[Document]):
         return store.tree(own)
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each document."""
+        return self.counts("ids")
+
+    @property
     def shape(self) -> TreeShape:
         """What the trees have in common."""
         return TreeShape.of([store.shape for store in self.stores])

@@ -19,13 +19,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lightning_modules.pair_terms import PairTerms, Sums
+from lightning_modules.prediction import Predicted, Prediction
 from lightning_modules.token_metrics import EvaluationMetrics
 from r3mem import objectives, saving
 from r3mem.backbone import Backbone
 from r3mem.compressors import Compressor
 from r3mem.errors import ConfigError, FingerprintError
 from r3mem.hierarchy import Flat, Hierarchy
-from r3mem.memory import Memory, MemoryState, Segments
+from r3mem.memory import MemoryState, Segments
 from r3mem.model import R3Mem
 from r3mem.objectives import Objective
 from r3mem.query_template import TEMPLATE, QueryTemplate
@@ -96,7 +97,7 @@ class MemoryModule(LightningModule):
         self._seed, self._own_ratio = 0, compressor.ratio
         #: Documents that prediction leaves out; a prediction writer sets it after an interruption.
         self.finished_documents: Container[int] = frozenset()
-        self._last_record: dict[int, Memory] = {}
+        self._prediction = Prediction(self.model)
 
     @property
     def backbone(self) -> Backbone:
@@ -308,25 +309,9 @@ class MemoryModule(LightningModule):
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "retained_gain",
                      batch_size=len(batch["reset_B"]))  # fmt: skip
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[tuple[int, Memory]]:
-        """Retain every segment: ``(document, record)`` in order; a prediction writer stores them."""
-        if batch_idx == 0:
-            self._last_record = {}
-        lengths_BT = batch["lengths_BT"].tolist()
-        fresh: dict[int, list[int]] = {}
-        going_on: dict[int, list[int]] = {}
-        documents = batch["document_B"].tolist()
-        for b, document in enumerate(documents):
-            ids = [i for t, n in enumerate(lengths_BT[b]) for i in batch["ids_BTN"][b, t, :n].tolist()]
-            if document >= 0 and ids and document not in self.finished_documents:
-                (fresh if bool(batch["reset_B"][b]) else going_on)[b] = ids
-        out = []
-        for texts, before in ((fresh, None), (going_on, [self._last_record[b] for b in going_on])):
-            rows = list(texts)
-            for i, record in self.model.retain_stream(list(texts.values()), before) if rows else ():
-                self._last_record[rows[i]] = record
-                out.append((documents[rows[i]], record))
-        return out
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Predicted:
+        """``(document, memory)`` of all that the batch holds; a prediction writer stores them."""
+        return self._prediction.of(batch, batch_idx == 0, self.finished_documents)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -250,6 +250,8 @@ class Memory:
             InputError: Not the parts of a memory.
             FingerprintError: Of another format version.
         """
+        if "tree_format" in about:
+            raise InputError(f"memory {where}: not a memory of a plain text but of a tree; use TreeMemory.load")
         if "format" not in about or "precision" not in about:
             raise InputError(f"memory {where}: a safetensors file, but not a memory that r3mem saved")
         if int(about["format"]) != FORMAT:
@@ -272,7 +274,11 @@ class Memory:
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:
-        """Write to a ``.safetensors`` file. The file appears whole or not at all."""
+        """Write to a ``.safetensors`` file. The file appears whole or not at all.
+
+        Raises:
+            InputError: The disk is full, or nothing may be written there.
+        """
         write_whole(*self.tensors(), Path(path))
 
     @classmethod

@@ -20,7 +20,7 @@ from r3mem.errors import FingerprintError, InputError
 from r3mem.hierarchy import Hierarchy
 from r3mem.reversible import ReversibleStack
 from r3mem.reversible.language_prior import LanguageModelPrior
-from r3mem.tensor_file import write_tensors
+from r3mem.tensor_file import write_tensors, writing
 
 if TYPE_CHECKING:
     from r3mem.model import R3Mem
@@ -69,7 +69,11 @@ def load_own_state(model: R3Mem, state: dict[str, Tensor]) -> None:
 
 
 def save(model: R3Mem, folder: Path) -> None:
-    """Write a model; the folder is whole or as it was before."""
+    """Write a model; the folder is whole or as it was before.
+
+    Raises:
+        InputError: The disk is full, or nothing may be written there.
+    """
     about = {
         "format": FORMAT,
         "backbone_fingerprint": model.backbone.fingerprint,
@@ -79,18 +83,19 @@ def save(model: R3Mem, folder: Path) -> None:
         "hierarchy": describe(model.hierarchy),
         "prior": None if model.exact.prior is None else describe(model.exact.prior),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        tensors = {name: t.cpu().contiguous() for name, t in own_state(model).items()}
-        write_tensors(tensors, scratch / WEIGHTS, {"format": "pt"})
-        (scratch / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        folder.mkdir(exist_ok=True)
-        # Weights first: without the description next to them they are not taken for a model.
-        for name in (WEIGHTS, ABOUT):
-            (scratch / name).replace(folder / name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    tensors = {name: t.cpu().contiguous() for name, t in own_state(model).items()}
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            write_tensors(tensors, scratch / WEIGHTS, {"format": "pt"})
+            (scratch / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            folder.mkdir(exist_ok=True)
+            # Weights first: without the description next to them they are not taken for a model.
+            for name in (WEIGHTS, ABOUT):
+                (scratch / name).replace(folder / name)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def load(source: str | Path, cls: type[R3Mem], backbone_options: dict[str, Any]) -> R3Mem:

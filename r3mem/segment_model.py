@@ -139,6 +139,15 @@ class SegmentModel(nn.Module):
             "prior": "none" if self.exact.prior is None else saving.digest(describe(self.exact.prior)),
         }
 
+    @property
+    def level_fingerprints(self) -> list[dict[str, str]]:
+        """The fingerprint at each level's ratio, coarsest level first: those that the memories of a tree have."""
+        found = []
+        for ratio in self.hierarchy.ratios:
+            with self.at_ratio(ratio):
+                found.append(self.fingerprint)
+        return found
+
     def step(
         self, text: Segments, memory: MemoryState | None = None, logits: bool = True, level: int | None = None
     ) -> Step:

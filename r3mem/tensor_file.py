@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -11,6 +13,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from r3mem.errors import InputError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, what the disk refuses is told with what to do about it.
+
+    Args:
+        path: What is being written, named in the error.
+
+    Raises:
+        InputError: The disk is full, or nothing may be written there.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for what the disk refuses.
+        raise InputError(f"{path} cannot be written ({error}): free some space, or write to another folder") from error
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str]) -> None:
@@ -36,12 +54,16 @@ def write_whole(tensors: dict[str, Tensor], about: dict[str, str], path: Path) -
         tensors: What to write.
         about: Plain text that goes with the tensors.
         path: Where; folders are made.
+
+    Raises:
+        InputError: If the disk refuses.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
-        written = Path(scratch) / "written"
-        write_tensors(tensors, written, about)
-        written.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+            written = Path(scratch) / "written"
+            write_tensors(tensors, written, about)
+            written.replace(path)
 
 
 def read_whole(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -88,7 +88,11 @@ class TreeMemory:
         return self.levels[node.level].part(node.record)
 
     def save(self, path: str | Path) -> None:
-        """Write to one ``.safetensors`` file. The file appears whole or not at all."""
+        """Write to one ``.safetensors`` file. The file appears whole or not at all.
+
+        Raises:
+            InputError: The disk is full, or nothing may be written there.
+        """
         tensors, about = {}, []
         for level, memory in enumerate(self.levels):
             parts, told = memory.tensors()

@@ -16,17 +16,22 @@ from safetensors import SafetensorError, safe_open
 
 from lightning_modules.memory_module import MemoryModule
 from r3mem.memory import Memory
+from r3mem.tensor_file import writing
+from r3mem.tree_memory import TreeMemory
 
 INDEX = "index.jsonl"
+#: Of the model that made a memory; a list of each level's for a memory of a tree.
+Fingerprints = dict[str, str] | list[dict[str, str]]
 
 
 class MemoryWriter(BasePredictionWriter):
-    """Stores what ``predict_step`` gives, ``(document, record)`` in order.
+    """Stores what ``predict_step`` gives, ``(document, memory)`` in order.
 
-    A file is written when its document has been read to the end, whole or not at all; until then only the records of
-    documents that are being read are held. After an interruption the same command goes on: documents whose file is
-    there, of the same text and made by the same model, are not compressed again. ``index.jsonl`` says which
-    file holds which document.
+    A :class:`TreeMemory` is written at once: it holds its document whole. Of a stream of segments a file is written
+    when its document has been read to the end; until then only the records of documents that are being read are held.
+    Files appear whole or not at all. After an interruption the same command goes on: documents whose file is there, of
+    the same text and made by the same model, are not compressed again. ``index.jsonl`` says which file holds which
+    document.
 
     Args:
         folder: Where to; None takes ``memories`` in the run's log folder.
@@ -42,15 +47,19 @@ class MemoryWriter(BasePredictionWriter):
         """Find what an earlier run finished."""
         log_dir = trainer.log_dir
         self._path = Path(self.folder or Path(log_dir or trainer.default_root_dir) / "memories")
-        self._path.mkdir(parents=True, exist_ok=True)
+        with writing(self._path):
+            self._path.mkdir(parents=True, exist_ok=True)
         self._open = {}
-        documents = getattr(getattr(trainer, "datamodule", None), "documents", None)
+        data = getattr(trainer, "datamodule", None)
+        documents = getattr(data, "documents", None)
         self._corpus = documents("predict") if callable(documents) else None
         self._lengths = None if self._corpus is None else self._corpus.lengths.tolist()
         self._digests = None if self._corpus is None else self._corpus.digests.tolist()
         if self.resume:
             module = cast(MemoryModule, pl_module)
-            module.finished_documents = finished = self._finished(module.model.fingerprint)
+            trees = getattr(data, "predicts_trees", False)
+            made_by = module.model.level_fingerprints if trees else module.model.fingerprint
+            module.finished_documents = finished = self._finished(made_by)
             if finished:
                 rank_zero_info(f"{len(finished):,} documents are in {self._path} already and are left out")
 
@@ -64,12 +73,15 @@ class MemoryWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Take records in; write every document that has ended."""
+        """Take memories in; write every document that has ended."""
         going_on = set(batch["document_B"].tolist())
         for document in [d for d in self._open if d not in going_on]:
             self._write(document)
-        for document, record in prediction or []:
-            self._open.setdefault(document, []).append(record)
+        for document, memory in prediction or []:
+            if isinstance(memory, TreeMemory):
+                memory.save(self._path / self._name(document))
+            else:
+                self._open.setdefault(document, []).append(memory)
         for document in [d for d in self._open if self._lengths is not None and self._whole(d)]:
             self._write(document)
 
@@ -96,30 +108,37 @@ class MemoryWriter(BasePredictionWriter):
         digest = "" if self._digests is None else f"-{self._digests[document]:016x}"
         return f"{document:08d}{digest}.safetensors"
 
-    def _finished(self, fingerprint: dict[str, str]) -> frozenset[int]:
+    def _finished(self, made_by: Fingerprints) -> frozenset[int]:
         """Documents whose file was made of the same text by the same model; without digests none is known to be."""
         if self._digests is None:
             return frozenset()
         there = {path.name for path in self._path.glob("*.safetensors")}
         numbers = [int(name[:8]) for name in there if re.match(r"\d{8}-", name)]
         candidates = [d for d in numbers if d < len(self._digests) and self._name(d) in there]
-        return frozenset(d for d in candidates if _made_by(self._path / self._name(d)) == fingerprint)
+        return frozenset(d for d in candidates if _made_by(self._path / self._name(d)) == made_by)
 
     def _write_index(self, corpus: Any) -> None:
         scratch = self._path / f".{INDEX}"
-        with scratch.open("w", encoding="utf-8") as file:
-            for document in range(len(corpus)):
-                if (self._path / self._name(document)).exists():
-                    origin = corpus.origin(document)
-                    line = {"document": document, "origin": origin, "file": self._name(document)}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        os.replace(scratch, self._path / INDEX)
+        with writing(self._path / INDEX):
+            with scratch.open("w", encoding="utf-8") as file:
+                for document in range(len(corpus)):
+                    if (self._path / self._name(document)).exists():
+                        origin = corpus.origin(document)
+                        line = {"document": document, "origin": origin, "file": self._name(document)}
+                        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            os.replace(scratch, self._path / INDEX)
 
 
-def _made_by(path: Path) -> dict[str, str] | None:
+def _made_by(path: Path) -> Fingerprints | None:
+    """What a file was made by; None if it is not a whole memory."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            found: dict[str, str] = json.loads((file.metadata() or {}).get("fingerprint", "null"))
+            told = file.metadata() or {}
+        found: Fingerprints | None
+        if "tree_format" in told:
+            found = [json.loads(level["fingerprint"]) for level in json.loads(told["levels"])]
+        else:
+            found = json.loads(told.get("fingerprint", "null"))
     except (SafetensorError, ValueError):
         return None
     return found

@@ -1,0 +1,64 @@
+"""Memories of what a predicted batch holds: segments of streams, or whole documents level by level.
+
+Shape legend: B rows, T segments of a batch, N text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+from r3mem.memory import Memory
+from r3mem.model import R3Mem
+from r3mem.tree_memory import TreeMemory
+
+Predicted = list[tuple[int, Memory | TreeMemory]]
+
+
+class Prediction:
+    """Compresses batch after batch.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: R3Mem) -> None:
+        self.model = model
+        self._last_record: dict[int, Memory] = {}
+
+    def of(self, batch: dict[str, Any], first: bool, finished: Container[int]) -> Predicted:
+        """``(document, memory)`` of all that a batch holds.
+
+        Args:
+            batch: A ``SegmentBatch``, of which every segment becomes a record; or a ``DocumentBatch``, of which every
+                document becomes a :class:`TreeMemory`.
+            first: Whether it is the first batch of a run.
+            finished: Documents that are left out.
+        """
+        if first:
+            self._last_record = {}
+        return self._trees(batch, finished) if "documents" in batch else self._records(batch, finished)
+
+    def _trees(self, batch: dict[str, Any], finished: Container[int]) -> Predicted:
+        pairs = zip(batch["document_B"].tolist(), batch["documents"], strict=True)
+        wanted = {number: document for number, document in pairs if number not in finished}
+        if not wanted:
+            return []
+        return list(zip(wanted, self.model.retain_tree(list(wanted.values())), strict=True))
+
+    def _records(self, batch: dict[str, Any], finished: Container[int]) -> Predicted:
+        lengths_BT = batch["lengths_BT"].tolist()
+        fresh: dict[int, list[int]] = {}
+        going_on: dict[int, list[int]] = {}
+        documents = batch["document_B"].tolist()
+        for b, document in enumerate(documents):
+            ids = [i for t, n in enumerate(lengths_BT[b]) for i in batch["ids_BTN"][b, t, :n].tolist()]
+            if document >= 0 and ids and document not in finished:
+                (fresh if bool(batch["reset_B"][b]) else going_on)[b] = ids
+        out: Predicted = []
+        for texts, before in ((fresh, None), (going_on, [self._last_record[b] for b in going_on])):
+            rows = list(texts)
+            for i, record in self.model.retain_stream(list(texts.values()), before) if rows else ():
+                self._last_record[rows[i]] = record
+                out.append((documents[rows[i]], record))
+        return out
