@@ -3,6 +3,7 @@
 from r3mem.compressors.base import Compressor, Written
 from r3mem.compressors.edge_pool import EdgePool
 from r3mem.compressors.mean_pool import MeanPool
+from r3mem.compressors.recurrent_memory import RecurrentMemory
 from r3mem.compressors.virtual_tokens import VirtualTokens
 
-__all__ = ["Compressor", "EdgePool", "MeanPool", "VirtualTokens", "Written"]
+__all__ = ["Compressor", "EdgePool", "MeanPool", "RecurrentMemory", "VirtualTokens", "Written"]
