@@ -2,8 +2,21 @@
 
 from r3mem.compressors.base import Compressor, Written
 from r3mem.compressors.edge_pool import EdgePool
+from r3mem.compressors.last_tokens import LastTokens
 from r3mem.compressors.mean_pool import MeanPool
+from r3mem.compressors.no_memory import NoMemory
+from r3mem.compressors.random_memory import RandomMemory
 from r3mem.compressors.recurrent_memory import RecurrentMemory
 from r3mem.compressors.virtual_tokens import VirtualTokens
 
-__all__ = ["Compressor", "EdgePool", "MeanPool", "RecurrentMemory", "VirtualTokens", "Written"]
+__all__ = [
+    "Compressor",
+    "EdgePool",
+    "LastTokens",
+    "MeanPool",
+    "NoMemory",
+    "RandomMemory",
+    "RecurrentMemory",
+    "VirtualTokens",
+    "Written",
+]

@@ -19,6 +19,7 @@ SHIPPED = {
     "model/virtual_tokens": (MODEL, DATA, TRAINER),
     "model/mean_pool": ("model/mean_pool", DATA, TRAINER),
     "model/edge_pool": ("model/edge_pool", DATA, TRAINER),
+    **{f"model/{name}": (f"model/{name}", DATA, TRAINER) for name in ("last_tokens", "no_memory", "random_memory")},
     "model/recurrent_memory": ("model/recurrent_memory", DATA, TRAINER),
     "model/trainable_stack": ("model/trainable_stack", DATA, TRAINER),
     "data/python_reference": (MODEL, DATA, TRAINER),
