@@ -31,6 +31,7 @@ from r3mem import Backbone, InputError, R3MemError  # noqa: E402
 from r3mem.compressors import (  # noqa: E402
     Compressor,
     EdgePool,
+    InContextAutoencoder,
     LastTokens,
     MeanPool,
     NoMemory,
@@ -60,7 +61,8 @@ def _commit() -> str:
 COMMIT = _commit()
 DEFAULT_TEXT = "stdlib:pydoc_data.topics"
 COMPRESSORS = {
-    "virtual_tokens": VirtualTokens, "mean_pool": MeanPool, "edge_pool": EdgePool, "recurrent_memory": RecurrentMemory,
+    "virtual_tokens": VirtualTokens, "mean_pool": MeanPool, "edge_pool": EdgePool,
+    "recurrent_memory": RecurrentMemory, "in_context_autoencoder": InContextAutoencoder,
     "last_tokens": LastTokens, "no_memory": NoMemory, "random_memory": RandomMemory,
 }  # fmt: skip
 

@@ -225,6 +225,9 @@ class MemoryModule(LightningModule):
                 asked, given = self._asked(text)
                 total_B = objectives.log_likelihood(self.model.likelihood(asked, step.state), asked, given)
                 sums["query"].append((-total_B.sum(), (asked.lengths_B - max(1, given)).clamp(min=0).sum()))
+            if "autoencode" in sums:
+                spelt_BNV = self.model.spelling(text, step.state)
+                sums["autoencode"].append(objectives.forward_nll(spelt_BNV, text, text.lengths_B > 0))
             if "backward" in sums:
                 sums["backward"].append(objectives.backward_ce(self.model.exact, step.state, text))
             if "cycle" in sums:
@@ -289,7 +292,7 @@ class MemoryModule(LightningModule):
             return
         texts = segments_of(batch)
         whole = Segments(batch["ids_BTN"].flatten(1), batch["lengths_BT"].sum(1))
-        full_BMV = self.backbone(whole).logits_BNV
+        full_BMV = self.model.likelihood(whole)
         state: MemoryState | None = None
         for t, text in enumerate(texts):
             rows_B = text.lengths_B > 1

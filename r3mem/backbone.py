@@ -209,8 +209,14 @@ class Backbone(nn.Module):
     def adapters_off(self) -> Iterator[None]:
         """Inside, the model is the untouched base."""
         if isinstance(self.model, peft.PeftModel):
-            with self.model.disable_adapter():
-                yield
+            trained = [(p, p.requires_grad) for _, p in self.adapter_parameters()]
+            try:
+                with self.model.disable_adapter():
+                    yield
+            finally:
+                # PEFT leaves all of them trainable, those too that were frozen before.
+                for parameter, wanted in trained:
+                    parameter.requires_grad_(wanted)
         else:
             yield
 

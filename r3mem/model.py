@@ -199,7 +199,7 @@ class R3Mem(SegmentModel):
                 )
             prefix = self.prefix([self.state(m, reach) for m in memories])
         ids = [list(self.backbone.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts]
-        with evaluating(self):
+        with evaluating(self), self.compressor.reading(self.backbone):
             new = self.backbone.generate(ids, prefix, **options)
         texts = [self.backbone.tokenizer.decode(row, skip_special_tokens=True) for row in new]
         return texts[0] if isinstance(prompt, str) else texts

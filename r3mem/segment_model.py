@@ -164,8 +164,15 @@ class SegmentModel(nn.Module):
 
     def likelihood(self, text: Segments, memory: MemoryState | None = None) -> Tensor:
         """Next-token logits ``BNV`` of a text that follows a memory, nothing written."""
-        prefix = None if memory is None else self.compressor.read(memory)
-        logits_BNV: Tensor | None = self.backbone(text, prefix).logits_BNV
+        return self._read(text, None if memory is None else self.compressor.read(memory))
+
+    def spelling(self, text: Segments, memory: MemoryState) -> Tensor:
+        """Next-token logits ``BNV`` of the text that a memory is of, spelt out by the backbone."""
+        return self._read(text, self.compressor.spell(memory))
+
+    def _read(self, text: Segments, prefix: Prefix | None) -> Tensor:
+        with self.compressor.reading(self.backbone):
+            logits_BNV: Tensor | None = self.backbone(text, prefix).logits_BNV
         assert logits_BNV is not None
         return logits_BNV
 
@@ -232,7 +239,7 @@ class SegmentModel(nn.Module):
             For each row the state that is read next, and the record that is stored.
         """
         fingerprint = self.fingerprint
-        step = self.step(text, joined(list(memories)), logits=False, level=level)
+        step = self.step(text, joined(memories), logits=False, level=level)
         stored = quantise(step.state.slots_BKD, precision, self.decoder.rotation_DD, self.decoder.share_dims)
         # What is read next is what was stored: to go on from a file changes nothing.
         slots_BKD = dequantise(stored, self.decoder.rotation_DD)
@@ -245,7 +252,7 @@ class SegmentModel(nn.Module):
 
     def prefix(self, states: Sequence[MemoryState]) -> Prefix:
         """What the backbone reads of one state per row."""
-        state = joined(list(states))
+        state = joined(states)
         assert state is not None
         return self.compressor.read(state)
 
@@ -314,7 +321,7 @@ class SegmentModel(nn.Module):
         )  # fmt: skip
 
 
-def joined(states: list[MemoryState | None]) -> MemoryState | None:
+def joined(states: Sequence[MemoryState | None]) -> MemoryState | None:
     """One state of several rows, slots padded to the longest; None if no row holds anything."""
     held = [s for s in states if s is not None]
     if not held:

@@ -271,6 +271,17 @@ def test_gradients_reach_the_adapters_and_only_them(backbone: Backbone) -> None:
             assert parameter.grad is None and not parameter.requires_grad, name
 
 
+@pytest.mark.parametrize("trainable", [True, False])
+def test_adapters_are_as_trainable_after_they_were_off(tiny_backbone: Callable[..., Backbone], trainable: bool) -> None:
+    backbone = tiny_backbone()
+    for _, parameter in backbone.adapter_parameters():
+        parameter.requires_grad_(trainable)
+    for _ in range(2):
+        with backbone.adapters_off(), backbone.adapters_off():
+            pass
+        assert all(p.requires_grad is trainable for _, p in backbone.adapter_parameters())
+
+
 def test_gradients_reach_a_prefix_at_every_layer(backbone: Backbone) -> None:
     for layer in range(LAYERS):
         prefix = some_prefix(2, layer)

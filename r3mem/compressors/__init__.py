@@ -2,6 +2,7 @@
 
 from r3mem.compressors.base import Compressor, Written
 from r3mem.compressors.edge_pool import EdgePool
+from r3mem.compressors.in_context_autoencoder import InContextAutoencoder
 from r3mem.compressors.last_tokens import LastTokens
 from r3mem.compressors.mean_pool import MeanPool
 from r3mem.compressors.no_memory import NoMemory
@@ -12,6 +13,7 @@ from r3mem.compressors.virtual_tokens import VirtualTokens
 __all__ = [
     "Compressor",
     "EdgePool",
+    "InContextAutoencoder",
     "LastTokens",
     "MeanPool",
     "NoMemory",

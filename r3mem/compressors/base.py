@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,14 @@ class Compressor(nn.Module, ABC):
     @abstractmethod
     def read(self, memory: MemoryState) -> Prefix:
         """Turn a memory into what the backbone reads in front of its input."""
+
+    def spell(self, memory: MemoryState) -> Prefix:
+        """Turn a memory into what the backbone reads where it is to spell out the text behind it; as `read` here."""
+        return self.read(memory)
+
+    def reading(self, backbone: Backbone) -> AbstractContextManager[None]:
+        """Inside, the backbone is the one that reads memories: with its adapters, unless a subclass says otherwise."""
+        return nullcontext()
 
     def calibrate(self, backbone: Backbone, text: Segments, finish: Callable[[Tensor], Tensor]) -> float:
         """Set the start of what is learned from the backbone's own states of sample text. Nothing by default.

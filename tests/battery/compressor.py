@@ -127,8 +127,9 @@ class CompressorBattery:
     @torch.no_grad()
     def test_a_row_that_holds_nothing_is_read_as_nothing(self, compressor: Compressor, backbone: Backbone) -> None:
         text = random_text([9, 9])
-        without_BNV = backbone(text).logits_BNV
-        read_BNV = backbone(text, compressor.read(self.memory([0, 7]))).logits_BNV
+        with compressor.reading(backbone):
+            without_BNV = backbone(text).logits_BNV
+            read_BNV = backbone(text, compressor.read(self.memory([0, 7]))).logits_BNV
         torch.testing.assert_close(read_BNV[0], without_BNV[0], atol=2e-5, rtol=1e-4)
         assert torch.allclose(read_BNV[1], without_BNV[1], atol=1e-2) is not self.reads
 
@@ -138,7 +139,11 @@ class CompressorBattery:
         backbone.zero_grad()
         first = compressor(backbone, random_text([9, 6]), None, logits=False)
         memory = MemoryState(first.slots_BKD, torch.tensor([9, 6]), RATIO)
-        compressor(backbone, random_text([7, 5], seed=1), memory).logits_BNV.square().sum().backward()
+        text = random_text([7, 5], seed=1)
+        loss = compressor(backbone, text, memory).logits_BNV.square().sum()
+        with compressor.reading(backbone):
+            loss = loss + backbone(text, compressor.spell(memory)).logits_BNV.square().sum()
+        loss.backward()
         trainable = [*compressor.named_parameters(), *backbone.adapter_parameters()]
         idle = [name for name, p in trainable if p.grad is None or not p.grad.abs().sum() > 0]
         assert idle == []

@@ -15,12 +15,12 @@ from tests.tiny_run import CONFIGS, config, logged, tiny, write_documents
 
 # What each file is laid over, or laid over it, to make a complete configuration.
 MODEL, DATA, TRAINER, LIMIT = "model/virtual_tokens", "data/python_reference", "trainer/cpu", "debug/limit"
+PEERS = ("in_context_autoencoder", "last_tokens", "no_memory", "random_memory", "recurrent_memory")
 SHIPPED = {
     "model/virtual_tokens": (MODEL, DATA, TRAINER),
     "model/mean_pool": ("model/mean_pool", DATA, TRAINER),
     "model/edge_pool": ("model/edge_pool", DATA, TRAINER),
-    **{f"model/{name}": (f"model/{name}", DATA, TRAINER) for name in ("last_tokens", "no_memory", "random_memory")},
-    "model/recurrent_memory": ("model/recurrent_memory", DATA, TRAINER),
+    **{f"model/{name}": (f"model/{name}", DATA, TRAINER) for name in PEERS},
     "model/trainable_stack": ("model/trainable_stack", DATA, TRAINER),
     "data/python_reference": (MODEL, DATA, TRAINER),
     "data/files": (MODEL, "data/files", TRAINER),

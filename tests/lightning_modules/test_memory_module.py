@@ -19,7 +19,7 @@ from r3mem.objectives import Objective, Term
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
 from tests.tiny_models import WIDTH
 
-TERMS = ("forward", "kl", "query", "backward", "cycle", "residual")
+TERMS = ("forward", "autoencode", "kl", "query", "backward", "cycle", "residual")
 FUNCTIONS = {"forward": "forward_nll", "kl": "distillation", "backward": "backward_ce"}
 Batch = dict[str, Tensor]
 Make = Callable[..., MemoryModule]
@@ -116,8 +116,8 @@ def test_a_term_of_weight_0_is_not_computed(module: Make, term: str, monkeypatch
     name = FUNCTIONS.get(term, term)
     original = getattr(objectives, name)
     monkeypatch.setattr(objectives, name, lambda *a, **k: called.append(name) or original(*a, **k))
-    # The query's likelihood is the same function; the other terms stand in for it.
-    rest = {t: 1.0 for t in TERMS if t != term and not (term == "forward" and t == "query")}
+    # The query's likelihood is the same function, and that of autoencoding; the other terms stand in for them.
+    rest = {t: 1.0 for t in TERMS if t != term and not (term == "forward" and t in ("query", "autoencode"))}
     made = module(terms=rest)
     teacher = made._teacher
     monkeypatch.setattr(made, "_teacher", lambda given: called.append("teacher") or teacher(given))
