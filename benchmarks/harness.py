@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging  # noqa: E402
 from datamodules.sources import ReadingOptions, open_source  # noqa: E402
 from r3mem import Backbone, InputError, R3MemError  # noqa: E402
 from r3mem.compressors import (  # noqa: E402
+    AccumulatingSummaries,
     Compressor,
     EdgePool,
     InContextAutoencoder,
@@ -62,6 +63,7 @@ COMMIT = _commit()
 DEFAULT_TEXT = "stdlib:pydoc_data.topics"
 COMPRESSORS = {
     "virtual_tokens": VirtualTokens, "mean_pool": MeanPool, "edge_pool": EdgePool,
+    "accumulating_summaries": AccumulatingSummaries,
     "recurrent_memory": RecurrentMemory, "in_context_autoencoder": InContextAutoencoder,
     "last_tokens": LastTokens, "no_memory": NoMemory, "random_memory": RandomMemory,
 }  # fmt: skip

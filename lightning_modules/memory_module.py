@@ -96,7 +96,8 @@ class MemoryModule(LightningModule):
         self._seed, self._own_ratio = 0, compressor.ratio
         #: Documents that prediction leaves out; a prediction writer sets it after an interruption.
         self.finished_documents: Container[int] = frozenset()
-        self._last_record: dict[int, Memory] = {}
+        # Of each row what the next batch of a prediction goes on from: its last record, or all that accumulate.
+        self._goes_on: dict[int, Memory] = {}
 
     @property
     def backbone(self) -> Backbone:
@@ -234,7 +235,7 @@ class MemoryModule(LightningModule):
                 sums["cycle"].append(objectives.cycle(self.model.exact, step.state, step.slots_BKD, text))
             if "residual" in sums:
                 sums["residual"].append(objectives.residual(step.residual_BND, text))
-            state = keep_ended(state, step.state)
+            state = keep_ended(state, self.model.compressor.next_state(state, step.state))
         assert state is not None
         return sums, state
 
@@ -306,7 +307,7 @@ class MemoryModule(LightningModule):
                 )
             read, _ = self.model.exact.read(step.state.slots_BKD, text.lengths_B, text.ids_BN.shape[1])
             self.evaluation.words(read, text)
-            state = keep_ended(state, step.state)
+            state = keep_ended(state, self.model.compressor.next_state(state, step.state))
         for name, metric in self.evaluation.named(len(texts) > 1).items():
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "retained_gain",
                      batch_size=len(batch["reset_B"]))  # fmt: skip
@@ -314,7 +315,7 @@ class MemoryModule(LightningModule):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[tuple[int, Memory]]:
         """Retain every segment: ``(document, record)`` in order; a prediction writer stores them."""
         if batch_idx == 0:
-            self._last_record = {}
+            self._goes_on = {}
         lengths_BT = batch["lengths_BT"].tolist()
         fresh: dict[int, list[int]] = {}
         going_on: dict[int, list[int]] = {}
@@ -324,11 +325,14 @@ class MemoryModule(LightningModule):
             if document >= 0 and ids and document not in self.finished_documents:
                 (fresh if bool(batch["reset_B"][b]) else going_on)[b] = ids
         out = []
-        for texts, before in ((fresh, None), (going_on, [self._last_record[b] for b in going_on])):
+        for texts, before in ((fresh, None), (going_on, [self._goes_on[b] for b in going_on])):
             rows = list(texts)
+            held = dict(zip(rows, before or [], strict=False))
             for i, record in self.model.retain_stream(list(texts.values()), before) if rows else ():
-                self._last_record[rows[i]] = record
+                earlier = held.get(rows[i]) if self.model.compressor.accumulates else None
+                held[rows[i]] = record if earlier is None else Memory.join([earlier, record])
                 out.append((documents[rows[i]], record))
+            self._goes_on |= held
         return out
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
@@ -338,9 +342,13 @@ class MemoryModule(LightningModule):
         checkpoint["state_dict"] = saving.own_state(self.model)
         carried = self._carried
         if carried is not None and self.trainer.world_size > 1:
-            # Every process has rows of its own; together in order they are the rows that one process would have.
+            # Every process has rows of its own; together in order they are the rows that one process would have. Where
+            # a compressor accumulates, they may have different numbers of slots.
+            width = carried.slots_BKD.shape[1]
+            widest = int(cast(Tensor, self.all_gather(torch.tensor(width, device=self.device))).max())
+            padded_BKD = torch.nn.functional.pad(carried.slots_BKD, (0, 0, 0, widest - width))
             slots_BKD, lengths_B = (
-                cast(Tensor, self.all_gather(t)).flatten(0, 1) for t in (carried.slots_BKD, carried.lengths_B)
+                cast(Tensor, self.all_gather(t)).flatten(0, 1) for t in (padded_BKD, carried.lengths_B)
             )
             carried = MemoryState(slots_BKD, lengths_B, carried.ratio)
         checkpoint["r3mem"] = {

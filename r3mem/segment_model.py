@@ -236,7 +236,7 @@ class SegmentModel(nn.Module):
             level: Level of the segments in the hierarchy; None for the finest.
 
         Returns:
-            For each row the state that is read next, and the record that is stored.
+            For each row the segment's own state, and the record that is stored.
         """
         fingerprint = self.fingerprint
         step = self.step(text, joined(memories), logits=False, level=level)
@@ -257,16 +257,22 @@ class SegmentModel(nn.Module):
         return self.compressor.read(state)
 
     def state(self, memory: Memory, reach: str = "state") -> MemoryState:
-        """A memory as it is read: of the last segment (``state``), or of all records one after the other (``records``).
+        """A memory as the next segment reads it (``state``), or all of its records one after the other (``records``).
+
+        The state is the last segment's record, or more where the compressor accumulates.
 
         Raises:
             FingerprintError: The memory was made by another backbone or stack.
         """
         self.check(memory)
         if reach == "state":
-            lengths_B = memory.lengths_T[-1:].to(self.backbone.device)
-            n_slots = slots_needed(int(lengths_B), memory.ratio)
-            return MemoryState(self._slots(memory, slice(-1, None))[:, :n_slots], lengths_B, memory.ratio)
+            state = None
+            for t in range(0 if self.compressor.accumulates else len(memory.digests) - 1, len(memory.digests)):
+                lengths_B = memory.lengths_T[t : t + 1].to(self.backbone.device)
+                slots_BKD = self._slots(memory, slice(t, t + 1))[:, : slots_needed(int(lengths_B), memory.ratio)]
+                state = self.compressor.next_state(state, MemoryState(slots_BKD, lengths_B, memory.ratio))
+            assert state is not None
+            return state
         if reach != "records":
             raise ConfigError(f"reach is 'state' or 'records', not {reach!r}")
         slots_TKD = self._slots(memory, slice(None))

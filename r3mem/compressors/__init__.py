@@ -1,5 +1,6 @@
 """SEAM 1: compressors, text to virtual memory tokens."""
 
+from r3mem.compressors.accumulating_summaries import AccumulatingSummaries
 from r3mem.compressors.base import Compressor, Written
 from r3mem.compressors.edge_pool import EdgePool
 from r3mem.compressors.in_context_autoencoder import InContextAutoencoder
@@ -11,6 +12,7 @@ from r3mem.compressors.recurrent_memory import RecurrentMemory
 from r3mem.compressors.virtual_tokens import VirtualTokens
 
 __all__ = [
+    "AccumulatingSummaries",
     "Compressor",
     "EdgePool",
     "InContextAutoencoder",

@@ -15,7 +15,9 @@ from tests.tiny_run import CONFIGS, config, logged, tiny, write_documents
 
 # What each file is laid over, or laid over it, to make a complete configuration.
 MODEL, DATA, TRAINER, LIMIT = "model/virtual_tokens", "data/python_reference", "trainer/cpu", "debug/limit"
-PEERS = ("in_context_autoencoder", "last_tokens", "no_memory", "random_memory", "recurrent_memory")
+PEERS = (
+    "accumulating_summaries", "in_context_autoencoder", "last_tokens", "no_memory", "random_memory", "recurrent_memory",
+)  # fmt: skip
 SHIPPED = {
     "model/virtual_tokens": (MODEL, DATA, TRAINER),
     "model/mean_pool": ("model/mean_pool", DATA, TRAINER),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from r3mem import Backbone, MemoryState
-from r3mem.compressors import Compressor, InContextAutoencoder, MeanPool, RecurrentMemory
+from r3mem.compressors import AccumulatingSummaries, Compressor, InContextAutoencoder, MeanPool, RecurrentMemory
 from tests.battery.compressor import random_text
 from tests.tiny_models import LAYERS, WIDTH, awaken_adapters, tiny_model
 
@@ -117,6 +117,23 @@ def test_recurrent_memory(backbone: Backbone) -> None:
         memory_KD, _ = step(initial_SD[:before], initial_SD[:before], first_N)
         write_KD = torch.cat([memory_KD, initial_SD[before:]])[:after]
         return (memory_KD, *step(memory_KD, write_KD, second_N), step(memory_KD, write_KD, first_N)[1])
+
+    agree(compressor, backbone, reference)
+
+
+def test_accumulating_summaries(backbone: Backbone) -> None:
+    """``[M_1 ; x ; s]``: the output at the end is kept beside ``M_1`` (2305.14788, section 3)."""
+    compressor = awake(AccumulatingSummaries(WIDTH, RATIO, slots=4))
+
+    def step(memory_KD: Tensor, ids_N: Tensor) -> tuple[Tensor, Tensor]:
+        vectors_KD = compressor.initial_SD[: -(-len(ids_N) // RATIO)]
+        out_SD = output(backbone.base, torch.cat([memory_KD, embedded(backbone, ids_N), vectors_KD]))
+        n_before, n_text = len(memory_KD), len(ids_N)
+        return out_SD[n_before + n_text :], out_SD[n_before : n_before + n_text] @ backbone.base.lm_head.weight.T
+
+    def reference(first_N: Tensor, second_N: Tensor) -> Row:
+        memory_KD, _ = step(compressor.initial_SD[:0], first_N)
+        return (memory_KD, *step(memory_KD, second_N), step(memory_KD, first_N)[1])
 
     agree(compressor, backbone, reference)
 
