@@ -28,7 +28,18 @@ from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from datamodules.sources import ReadingOptions, open_source  # noqa: E402
 from r3mem import Backbone, InputError, R3MemError  # noqa: E402
-from r3mem.compressors import Compressor, EdgePool, MeanPool, VirtualTokens  # noqa: E402
+from r3mem.compressors import (  # noqa: E402
+    AccumulatingSummaries,
+    Compressor,
+    EdgePool,
+    InContextAutoencoder,
+    LastTokens,
+    MeanPool,
+    NoMemory,
+    RandomMemory,
+    RecurrentMemory,
+    VirtualTokens,
+)
 
 transformers_logging.disable_progress_bar()
 # Tables are wider than the 80 columns that a pipe is taken for.
@@ -50,7 +61,12 @@ def _commit() -> str:
 # Of the code as it was loaded, not as it is when the figures are written.
 COMMIT = _commit()
 DEFAULT_TEXT = "stdlib:pydoc_data.topics"
-COMPRESSORS = {"virtual_tokens": VirtualTokens, "mean_pool": MeanPool, "edge_pool": EdgePool}
+COMPRESSORS = {
+    "virtual_tokens": VirtualTokens, "mean_pool": MeanPool, "edge_pool": EdgePool,
+    "accumulating_summaries": AccumulatingSummaries,
+    "recurrent_memory": RecurrentMemory, "in_context_autoencoder": InContextAutoencoder,
+    "last_tokens": LastTokens, "no_memory": NoMemory, "random_memory": RandomMemory,
+}  # fmt: skip
 
 
 def parser(description: str, ratios: list[int]) -> argparse.ArgumentParser:
@@ -132,8 +148,9 @@ def compressor(name: str, backbone: Backbone, ratio: int, **options: Any) -> Com
         ratio: Text tokens per virtual token.
         **options: Arguments of the compressor; None leaves the default.
     """
-    # Edge pooling has layers of its own: a single token's state is plainest where it is lowest.
-    layers = {} if name == "edge_pool" else layers_of(backbone)
+    # Edge pooling has layers of its own: a single token's state is plainest where it is lowest. Peers and controls
+    # have none.
+    layers = layers_of(backbone) if name in ("virtual_tokens", "mean_pool") else {}
     chosen = {**layers, **{key: value for key, value in options.items() if value is not None}}
     return COMPRESSORS[name](backbone.width, ratio, **chosen)
 

@@ -226,13 +226,16 @@ class MemoryModule(LightningModule):
                 asked, given = self._asked(text)
                 total_B = objectives.log_likelihood(self.model.likelihood(asked, step.state), asked, given)
                 sums["query"].append((-total_B.sum(), (asked.lengths_B - max(1, given)).clamp(min=0).sum()))
+            if "autoencode" in sums:
+                spelt_BNV = self.model.spelling(text, step.state)
+                sums["autoencode"].append(objectives.forward_nll(spelt_BNV, text, text.lengths_B > 0))
             if "backward" in sums:
                 sums["backward"].append(objectives.backward_ce(self.model.exact, step.state, text))
             if "cycle" in sums:
                 sums["cycle"].append(objectives.cycle(self.model.exact, step.state, step.slots_BKD, text))
             if "residual" in sums:
                 sums["residual"].append(objectives.residual(step.residual_BND, text))
-            state = keep_ended(state, step.state)
+            state = keep_ended(state, self.model.compressor.next_state(state, step.state))
         assert state is not None
         return sums, state
 
@@ -290,7 +293,7 @@ class MemoryModule(LightningModule):
             return
         texts = segments_of(batch)
         whole = Segments(batch["ids_BTN"].flatten(1), batch["lengths_BT"].sum(1))
-        full_BMV = self.backbone(whole).logits_BNV
+        full_BMV = self.model.likelihood(whole)
         state: MemoryState | None = None
         for t, text in enumerate(texts):
             rows_B = text.lengths_B > 1
@@ -304,7 +307,7 @@ class MemoryModule(LightningModule):
                 )
             read, _ = self.model.exact.read(step.state.slots_BKD, text.lengths_B, text.ids_BN.shape[1])
             self.evaluation.words(read, text)
-            state = keep_ended(state, step.state)
+            state = keep_ended(state, self.model.compressor.next_state(state, step.state))
         for name, metric in self.evaluation.named(len(texts) > 1).items():
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "retained_gain",
                      batch_size=len(batch["reset_B"]))  # fmt: skip
@@ -320,9 +323,13 @@ class MemoryModule(LightningModule):
         checkpoint["state_dict"] = saving.own_state(self.model)
         carried = self._carried
         if carried is not None and self.trainer.world_size > 1:
-            # Every process has rows of its own; together in order they are the rows that one process would have.
+            # Every process has rows of its own; together in order they are the rows that one process would have. Where
+            # a compressor accumulates, they may have different numbers of slots.
+            width = carried.slots_BKD.shape[1]
+            widest = int(cast(Tensor, self.all_gather(torch.tensor(width, device=self.device))).max())
+            padded_BKD = torch.nn.functional.pad(carried.slots_BKD, (0, 0, 0, widest - width))
             slots_BKD, lengths_B = (
-                cast(Tensor, self.all_gather(t)).flatten(0, 1) for t in (carried.slots_BKD, carried.lengths_B)
+                cast(Tensor, self.all_gather(t)).flatten(0, 1) for t in (padded_BKD, carried.lengths_B)
             )
             carried = MemoryState(slots_BKD, lengths_B, carried.ratio)
         checkpoint["r3mem"] = {

@@ -64,6 +64,9 @@ class PairTerms:
         if step.logits_BNV is not None and above is not None and "forward" in self.sums:
             has_memory_B = (above.lengths_B > 0) & (text.lengths_B > 0)
             self.sums["forward"].append(objectives.forward_nll(step.logits_BNV, text, has_memory_B))
+        if "autoencode" in self.sums:
+            spelt_BNV = self.model.spelling(text, step.state)
+            self.sums["autoencode"].append(objectives.forward_nll(spelt_BNV, text, text.lengths_B > 0))
         if "backward" in self.sums:
             self.sums["backward"].append(objectives.backward_ce(self.model.exact, step.state, text))
         if "cycle" in self.sums:

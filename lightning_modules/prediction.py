@@ -24,7 +24,8 @@ class Prediction:
 
     def __init__(self, model: R3Mem) -> None:
         self.model = model
-        self._last_record: dict[int, Memory] = {}
+        # Of each row what the next batch goes on from: its last record, or all where a compressor accumulates.
+        self._goes_on: dict[int, Memory] = {}
 
     def of(self, batch: dict[str, Any], first: bool, finished: Container[int]) -> Predicted:
         """``(document, memory)`` of all that a batch holds.
@@ -36,7 +37,7 @@ class Prediction:
             finished: Documents that are left out.
         """
         if first:
-            self._last_record = {}
+            self._goes_on = {}
         return self._trees(batch, finished) if "documents" in batch else self._records(batch, finished)
 
     def _trees(self, batch: dict[str, Any], finished: Container[int]) -> Predicted:
@@ -56,9 +57,12 @@ class Prediction:
             if document >= 0 and ids and document not in finished:
                 (fresh if bool(batch["reset_B"][b]) else going_on)[b] = ids
         out: Predicted = []
-        for texts, before in ((fresh, None), (going_on, [self._last_record[b] for b in going_on])):
+        for texts, before in ((fresh, None), (going_on, [self._goes_on[b] for b in going_on])):
             rows = list(texts)
+            held = dict(zip(rows, before or [], strict=False))
             for i, record in self.model.retain_stream(list(texts.values()), before) if rows else ():
-                self._last_record[rows[i]] = record
+                earlier = held.get(rows[i]) if self.model.compressor.accumulates else None
+                held[rows[i]] = record if earlier is None else Memory.join([earlier, record])
                 out.append((documents[rows[i]], record))
+            self._goes_on |= held
         return out

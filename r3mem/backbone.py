@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r3mem import backbone_source
-from r3mem.backbone_structure import decoder_layers, digest
+from r3mem.backbone_structure import body, decoder_layers, digest
 from r3mem.errors import ConfigError, InputError
 from r3mem.layer_hooks import LayerReached, captured, injected
 from r3mem.memory import Segments
@@ -173,6 +173,11 @@ class Backbone(nn.Module):
         return int(self._table.weight.shape[0])
 
     @property
+    def output(self) -> int:
+        """What ``capture`` calls the states behind the final norm, which the head turns into logits."""
+        return len(self.layers) + 1
+
+    @property
     def max_positions(self) -> int:
         """Longest position the model was built for."""
         return int(getattr(self.base.config, "max_position_embeddings", 1 << 20))
@@ -204,8 +209,14 @@ class Backbone(nn.Module):
     def adapters_off(self) -> Iterator[None]:
         """Inside, the model is the untouched base."""
         if isinstance(self.model, peft.PeftModel):
-            with self.model.disable_adapter():
-                yield
+            trained = [(p, p.requires_grad) for _, p in self.adapter_parameters()]
+            try:
+                with self.model.disable_adapter():
+                    yield
+            finally:
+                # PEFT leaves all of them trainable, those too that were frozen before.
+                for parameter, wanted in trained:
+                    parameter.requires_grad_(wanted)
         else:
             yield
 
@@ -242,7 +253,8 @@ class Backbone(nn.Module):
             slots_BKD: Write slots behind it, as input embeddings.
             slot_positions_BK: Position ids of the slots, relative to the first text token.
             slot_mask_BK: True where a slot is in use; needed with ``slots_BKD``.
-            capture: Layer whose input states are returned, 1 to the number of layers (the last layer's output).
+            capture: Layer whose input states are returned, 1 to the number of layers (the last layer's output), or
+                ``output``.
             logits: Whether the logits are needed. Without them the pass ends at the captured layer.
         """
         device = text.ids_BN.device
@@ -275,7 +287,7 @@ class Backbone(nn.Module):
                     stack.enter_context(injected(self.layers, prefix, masks, type(self.base).__name__))
             taken: list[Tensor] = []
             if capture is not None:
-                stack.enter_context(captured(self.layers, capture, taken, stop=not logits))
+                stack.enter_context(captured(self.layers, body(self.base), capture, taken, stop=not logits))
             output_logits_BSV = self._run(inputs)
         end = n_prefix + n_text
         logits_BNV = output_logits_BSV[:, n_prefix:end] if output_logits_BSV is not None else None

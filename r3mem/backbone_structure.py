@@ -1,4 +1,4 @@
-"""What a language model is made of, found by structure and not by family: its decoder layers, its fingerprint."""
+"""What a language model is made of, found by structure and not by family: its layers, its body, its fingerprint."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     if not found:
         raise ConfigError(f"{type(model).__name__} has no list of {depth} decoder layers; it cannot be a backbone")
     return found[0]
+
+
+def body(model: PreTrainedModel) -> nn.Module:
+    """The model without its head: what gives the states that the head reads, the final norm applied."""
+    found: nn.Module = model.base_model
+    if found is model:
+        raise ConfigError(f"{type(model).__name__} has no body apart from its head; it cannot be a backbone")
+    return found
 
 
 def digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -71,20 +71,21 @@ def injected(layers: nn.ModuleList, prefix: Prefix, masks: PassMasks, model: str
 
 
 @contextmanager
-def captured(layers: nn.ModuleList, layer: int, into: list[Tensor], stop: bool) -> Iterator[None]:
-    """Inside, the input of a layer (or the last layer's output) is kept.
+def captured(layers: nn.ModuleList, body: nn.Module, layer: int, into: list[Tensor], stop: bool) -> Iterator[None]:
+    """Inside, the input of a layer (or the last layer's output, or the body's) is kept.
 
     Args:
         layers: The decoder layers.
-        layer: Which one, 1 to their number.
+        body: The model without its head.
+        layer: Which one, 1 to their number; one more is the body's output.
         into: Where the states are put, ``BSD``.
         stop: Whether the pass ends there, by `LayerReached`.
 
     Raises:
         ConfigError: There is no such layer.
     """
-    if not 1 <= layer <= len(layers):
-        raise ConfigError(f"states can be taken at layers 1 to {len(layers)}, not {layer}")
+    if not 1 <= layer <= len(layers) + 1:
+        raise ConfigError(f"states can be taken at layers 1 to {len(layers)} and behind them, not at {layer}")
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         into.append(args[0] if args else kwargs["hidden_states"])
@@ -92,14 +93,14 @@ def captured(layers: nn.ModuleList, layer: int, into: list[Tensor], stop: bool) 
             raise LayerReached
 
     def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        into.append(output[0] if isinstance(output, tuple) else output)
+        into.append(output if isinstance(output, Tensor) else output[0])
         if stop:
             raise LayerReached
 
     if layer < len(layers):
         handle = layers[layer].register_forward_pre_hook(before, with_kwargs=True)
     else:
-        handle = layers[-1].register_forward_hook(after)
+        handle = (layers[-1] if layer == len(layers) else body).register_forward_hook(after)
     try:
         yield
     finally:

@@ -72,6 +72,7 @@ class MemoryState:
     """Virtual memory tokens as the next segment (or a question) reads them: fixed size, however long the history.
 
     Slot k of a row stands for text tokens ``k * ratio`` to ``(k + 1) * ratio - 1`` of the segment it was written from.
+    A compressor that accumulates puts those of several segments one after the other, up to a number of its own.
 
     Attributes:
         slots_BKD: The virtual tokens.

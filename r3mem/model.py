@@ -40,7 +40,8 @@ class R3Mem(SegmentModel):
             text: A string, token ids, or a list of either.
             memory: What comes before: the text is compressed reading it, and appended to its records.
             precision: How the virtual tokens are stored.
-            records: ``all`` keeps a record of every segment; ``last`` only the state, of constant size.
+            records: ``all`` keeps a record of every segment; ``last`` only the last, from which a text can be gone on
+                with in constant memory.
 
         Returns:
             A :class:`Memory`, or a list of them for a list of texts.
@@ -51,6 +52,8 @@ class R3Mem(SegmentModel):
         """
         if records not in ("all", "last"):
             raise ConfigError(f"records is 'all' or 'last', not {records!r}")
+        if records == "last" and self.compressor.accumulates:
+            raise ConfigError(f"{type(self.compressor).__name__} reads more than the last record: keep all of them")
         single = isinstance(text, str) or not any(isinstance(part, str | Sequence) for part in text)
         texts = [cast(Text, text)] if single else list(cast(Sequence[Text], text))
         before = [memory] if isinstance(memory, Memory) else list(memory or [])
@@ -93,7 +96,7 @@ class R3Mem(SegmentModel):
                 segments = Segments.pad([documents[row].ids[n.start : n.end] for row, n in spans], self.backbone.device)
                 made = self.retain_segments(segments, [states[row] for row in active], precision)
                 for row, (state, record) in zip(active, made, strict=True):
-                    states[row] = state
+                    states[row] = self.compressor.next_state(states[row], state)
                     yield row, record
 
     @torch.no_grad()
@@ -199,7 +202,7 @@ class R3Mem(SegmentModel):
                 )
             prefix = self.prefix([self.state(m, reach) for m in memories])
         ids = [list(self.backbone.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts]
-        with evaluating(self):
+        with evaluating(self), self.compressor.reading(self.backbone):
             new = self.backbone.generate(ids, prefix, **options)
         texts = [self.backbone.tokenizer.decode(row, skip_special_tokens=True) for row in new]
         return texts[0] if isinstance(prompt, str) else texts

@@ -43,6 +43,7 @@ class Objective:
 
     Attributes:
         forward: Negative log-likelihood of a segment given the memory of what came before.
+        autoencode: Negative log-likelihood of a segment given its own memory: the backbone spells it out (2307.06945).
         kl: Distillation: divergence from the frozen backbone that reads the full text of the batch instead.
         query: Compress direction: negative log-likelihood of a segment's query given its memory.
         expand: Expand direction: negative log-likelihood of a segment given its memory and its query.
@@ -54,6 +55,7 @@ class Objective:
     """
 
     forward: Term = field(default_factory=lambda: Term(1.0))
+    autoencode: Term = field(default_factory=Term)
     kl: Term = field(default_factory=Term)
     query: Term = field(default_factory=Term)
     expand: Term = field(default_factory=Term)

@@ -172,8 +172,15 @@ class SegmentModel(nn.Module):
 
     def likelihood(self, text: Segments, memory: MemoryState | None = None) -> Tensor:
         """Next-token logits ``BNV`` of a text that follows a memory, nothing written."""
-        prefix = None if memory is None else self.compressor.read(memory)
-        logits_BNV: Tensor | None = self.backbone(text, prefix).logits_BNV
+        return self._read(text, None if memory is None else self.compressor.read(memory))
+
+    def spelling(self, text: Segments, memory: MemoryState) -> Tensor:
+        """Next-token logits ``BNV`` of the text that a memory is of, spelt out by the backbone."""
+        return self._read(text, self.compressor.spell(memory))
+
+    def _read(self, text: Segments, prefix: Prefix | None) -> Tensor:
+        with self.compressor.reading(self.backbone):
+            logits_BNV: Tensor | None = self.backbone(text, prefix).logits_BNV
         assert logits_BNV is not None
         return logits_BNV
 
@@ -237,10 +244,10 @@ class SegmentModel(nn.Module):
             level: Level of the segments in the hierarchy; None for the finest.
 
         Returns:
-            For each row the state that is read next, and the record that is stored.
+            For each row the segment's own state, and the record that is stored.
         """
         fingerprint = self.fingerprint
-        step = self.step(text, joined(list(memories)), logits=False, level=level)
+        step = self.step(text, joined(memories), logits=False, level=level)
         stored = quantise(step.state.slots_BKD, precision, self.decoder.rotation_DD, self.decoder.share_dims)
         # What is read next is what was stored: to go on from a file changes nothing.
         slots_BKD = dequantise(stored, self.decoder.rotation_DD)
@@ -253,21 +260,27 @@ class SegmentModel(nn.Module):
 
     def prefix(self, states: Sequence[MemoryState]) -> Prefix:
         """What the backbone reads of one state per row."""
-        state = joined(list(states))
+        state = joined(states)
         assert state is not None
         return self.compressor.read(state)
 
     def state(self, memory: Memory, reach: str = "state") -> MemoryState:
-        """A memory as it is read: of the last segment (``state``), or of all records one after the other (``records``).
+        """A memory as the next segment reads it (``state``), or all of its records one after the other (``records``).
+
+        The state is the last segment's record, or more where the compressor accumulates.
 
         Raises:
             FingerprintError: The memory was made by another backbone or stack.
         """
         self.check(memory)
         if reach == "state":
-            lengths_B = memory.lengths_T[-1:].to(self.backbone.device)
-            n_slots = slots_needed(int(lengths_B), memory.ratio)
-            return MemoryState(self._slots(memory, slice(-1, None))[:, :n_slots], lengths_B, memory.ratio)
+            state = None
+            for t in range(0 if self.compressor.accumulates else len(memory.digests) - 1, len(memory.digests)):
+                lengths_B = memory.lengths_T[t : t + 1].to(self.backbone.device)
+                slots_BKD = self._slots(memory, slice(t, t + 1))[:, : slots_needed(int(lengths_B), memory.ratio)]
+                state = self.compressor.next_state(state, MemoryState(slots_BKD, lengths_B, memory.ratio))
+            assert state is not None
+            return state
         if reach != "records":
             raise ConfigError(f"reach is 'state' or 'records', not {reach!r}")
         slots_TKD = self._slots(memory, slice(None))
@@ -322,7 +335,7 @@ class SegmentModel(nn.Module):
         )  # fmt: skip
 
 
-def joined(states: list[MemoryState | None]) -> MemoryState | None:
+def joined(states: Sequence[MemoryState | None]) -> MemoryState | None:
     """One state of several rows, slots padded to the longest; None if no row holds anything."""
     held = [s for s in states if s is not None]
     if not held:

@@ -115,7 +115,7 @@ def _source(
     earlier = before[d]
     if earlier is None or i > 0 or trees[d].nodes[i].level > 0:
         return None
-    return model.state(earlier.levels[0])
+    return model.state(earlier.levels[0].part(-1))
 
 
 def recall_node(model: R3Mem, memory: TreeMemory, index: int) -> list[int]:

@@ -223,6 +223,8 @@ def test_capture_is_what_transformers_calls_hidden_states(backbone: Backbone, fa
         expected_BND = passed.text_BND
         if layer == LAYERS:
             expected_BND = reduce(getattr, FINAL_NORM[family].split("."), backbone.base)(expected_BND)
+            behind = backbone(full(ids_BN), capture=backbone.output, logits=False)
+            assert behind.logits_BNV is None and torch.equal(behind.text_BND, hidden[layer])
         torch.testing.assert_close(expected_BND, hidden[layer], atol=1e-5, rtol=1e-5)
 
 
@@ -269,6 +271,17 @@ def test_gradients_reach_the_adapters_and_only_them(backbone: Backbone) -> None:
             assert parameter.grad is None and not parameter.requires_grad, name
 
 
+@pytest.mark.parametrize("trainable", [True, False])
+def test_adapters_are_as_trainable_after_they_were_off(tiny_backbone: Callable[..., Backbone], trainable: bool) -> None:
+    backbone = tiny_backbone()
+    for _, parameter in backbone.adapter_parameters():
+        parameter.requires_grad_(trainable)
+    for _ in range(2):
+        with backbone.adapters_off(), backbone.adapters_off():
+            pass
+        assert all(p.requires_grad is trainable for _, p in backbone.adapter_parameters())
+
+
 def test_gradients_reach_a_prefix_at_every_layer(backbone: Backbone) -> None:
     for layer in range(LAYERS):
         prefix = some_prefix(2, layer)
@@ -307,7 +320,7 @@ def test_what_cannot_be_asked_of_a_pass(tiny_backbone: Callable[..., Backbone]) 
     for id_ in (VOCABULARY, -1):
         with pytest.raises(InputError, match=f"token id {id_} is outside the vocabulary of {VOCABULARY}"):
             backbone(full(torch.tensor([[1, id_]])))
-    for layer in (0, LAYERS + 1):
+    for layer in (0, LAYERS + 2):
         with pytest.raises(ConfigError, match=f"layers 1 to {LAYERS}"):
             backbone(text, capture=layer)
     with pytest.raises(ConfigError, match=f"layer {LAYERS} of {LAYERS}"):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +39,12 @@ class Compressor(nn.Module, ABC):
 
     Args:
         ratio: Text tokens per virtual token. It may be changed at any time; nothing learned depends on it.
+
+    Attributes:
+        accumulates: Whether a state holds more than its last segment, see `next_state`.
     """
+
+    accumulates: ClassVar[bool] = False
 
     def __init__(self, ratio: int) -> None:
         super().__init__()
@@ -59,6 +66,23 @@ class Compressor(nn.Module, ABC):
     @abstractmethod
     def read(self, memory: MemoryState) -> Prefix:
         """Turn a memory into what the backbone reads in front of its input."""
+
+    def next_state(self, before: MemoryState | None, written: MemoryState) -> MemoryState:
+        """What is remembered after a segment: its own memory, of constant size, unless a subclass accumulates.
+
+        Args:
+            before: What was remembered before the segment, None at the start of a text.
+            written: The segment's own finished memory; a row of length 0 had no segment.
+        """
+        return written
+
+    def spell(self, memory: MemoryState) -> Prefix:
+        """Turn a memory into what the backbone reads where it is to spell out the text behind it; as `read` here."""
+        return self.read(memory)
+
+    def reading(self, backbone: Backbone) -> AbstractContextManager[None]:
+        """Inside, the backbone is the one that reads memories: with its adapters, unless a subclass says otherwise."""
+        return nullcontext()
 
     def calibrate(self, backbone: Backbone, text: Segments, finish: Callable[[Tensor], Tensor]) -> float:
         """Set the start of what is learned from the backbone's own states of sample text. Nothing by default.

@@ -16,6 +16,7 @@ from r3mem.memory import Segments
 from r3mem.model import R3Mem
 from r3mem.objectives import log_likelihood
 from r3mem.query_template import TEMPLATE, QueryTemplate
+from r3mem.segment_model import joined
 from r3mem.tree_memory import TreeMemory
 
 
@@ -102,8 +103,8 @@ class TreeSearch:
                 for start in range(0, len(mine), self.batch):
                     part = mine[start : start + self.batch]
                     query = Segments.pad([asked] * len(part), self.model.backbone.device)
-                    prefix = self.model.prefix([self.model.state(memories[d].memory(i)) for d, i in part])
-                    logits_BNV = self.model.backbone(query, prefix).logits_BNV
+                    states = [self.model.state(memories[d].memory(i)) for d, i in part]
+                    logits_BNV = self.model.likelihood(query, joined(states))
                     scores_B = log_likelihood(logits_BNV, query, given).tolist()
                     hits += [Hit(d, i, score) for (d, i), score in zip(part, scores_B, strict=True)]
         return hits

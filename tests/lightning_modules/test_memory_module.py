@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_modules.memory_module import MemoryModule, segments_of
-from r3mem import Backbone, ConfigError, objectives
-from r3mem.compressors import VirtualTokens
+from r3mem import Backbone, ConfigError, Memory, objectives
+from r3mem.compressors import AccumulatingSummaries, Compressor, VirtualTokens
+from r3mem.hierarchy import Flat
 from r3mem.objectives import Objective, Term
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
 from tests.tiny_models import WIDTH
 
-TERMS = ("forward", "kl", "query", "backward", "cycle", "residual")
+TERMS = ("forward", "autoencode", "kl", "query", "backward", "cycle", "residual")
 FUNCTIONS = {"forward": "forward_nll", "kl": "distillation", "backward": "backward_ce"}
 Batch = dict[str, Tensor]
 Make = Callable[..., MemoryModule]
@@ -55,7 +56,11 @@ def module(tiny_backbone: Callable[..., Backbone]) -> Make:
     """Makes a module with a stack that learns; ``terms`` are weights of the objective."""
 
     def make(
-        ratio: int = 4, attention: bool = True, terms: dict[str, Any] | None = None, **options: Any
+        ratio: int = 4,
+        attention: bool = True,
+        terms: dict[str, Any] | None = None,
+        compressor: Compressor | None = None,
+        **options: Any,
     ) -> MemoryModule:
         torch.manual_seed(0)
         couplings: list[Any] = [PositionBinding(WIDTH, ratio, share=0.25)]
@@ -66,7 +71,7 @@ def module(tiny_backbone: Callable[..., Backbone]) -> Make:
                 torch.nn.init.normal_(parameter, std=0.1) if parameter.dim() > 1 else None
         weights = {"forward": 0.0} | (terms or {"forward": 1.0})
         objective = Objective(**{k: v if isinstance(v, Term) else Term(v) for k, v in weights.items()})
-        compressor = VirtualTokens(WIDTH, ratio, write_layer=2, read_layer=1)
+        compressor = compressor or VirtualTokens(WIDTH, ratio, write_layer=2, read_layer=1)
         options = {"calibrate": False, "objective": objective} | options
         return MemoryModule(tiny_backbone(), compressor, ReversibleStack(couplings), **options)
 
@@ -116,8 +121,8 @@ def test_a_term_of_weight_0_is_not_computed(module: Make, term: str, monkeypatch
     name = FUNCTIONS.get(term, term)
     original = getattr(objectives, name)
     monkeypatch.setattr(objectives, name, lambda *a, **k: called.append(name) or original(*a, **k))
-    # The query's likelihood is the same function; the other terms stand in for it.
-    rest = {t: 1.0 for t in TERMS if t != term and not (term == "forward" and t == "query")}
+    # The query's likelihood is the same function, and that of autoencoding; the other terms stand in for them.
+    rest = {t: 1.0 for t in TERMS if t != term and not (term == "forward" and t in ("query", "autoencode"))}
     made = module(terms=rest)
     teacher = made._teacher
     monkeypatch.setattr(made, "_teacher", lambda given: called.append("teacher") or teacher(given))
@@ -235,6 +240,28 @@ def test_memory_is_carried_to_the_next_batch_and_dropped_at_a_new_document(modul
     torch.testing.assert_close(state.slots_BKD[:2], expected.slots_BKD[:2])
     torch.testing.assert_close(state.slots_BKD[2], fresh.slots_BKD[2])
     assert (state.slots_BKD[2] - expected.slots_BKD[2]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_what_accumulates_is_carried_whole_in_training_and_in_prediction(module: Make) -> None:
+    """Two slots a segment: a row that goes on holds those of all four, one that begins anew those of its own two."""
+    made = module(attention=False, compressor=AccumulatingSummaries(WIDTH, 4)).eval()
+    whole = batch(segments=4)
+    halves = [{**whole, "ids_BTN": whole["ids_BTN"][:, part], "lengths_BT": whole["lengths_BT"][:, part]}
+              for part in (slice(0, 2), slice(2, 4))]  # fmt: skip
+    halves[1] = {**halves[1], "reset_B": torch.tensor([False, False, True])}
+    _, expected = made._sums(whole, None, {"forward": 1.0})
+    for half in halves:
+        _, made._carried = made._sums(half, made._begin(half), {"forward": 1.0})
+    assert made._carried.lengths_B.tolist() == [32, 32, 16]
+    torch.testing.assert_close(made._carried.slots_BKD[:2], expected.slots_BKD[:2])
+
+    made.model.hierarchy = Flat(8)
+    records = [made.predict_step(half, i) for i, half in enumerate(halves)]
+    for b in range(2):
+        mine = Memory.join([record for part in records for document, record in part if document == b])
+        at_once = made.model.retain(whole["ids_BTN"][b].flatten().tolist())
+        torch.testing.assert_close(mine.data_TKD.float(), at_once.data_TKD.float(), atol=1e-2, rtol=1e-2)
 
 
 def test_an_ended_row_keeps_its_memory_and_trains_nothing(module: Make) -> None:

@@ -95,6 +95,13 @@ def test_both_directions(model: R3Mem) -> None:
     assert got["expand"] == pytest.approx(expand / n_text, abs=1e-4)
 
 
+def test_autoencoding_is_the_likelihood_of_a_segment_given_its_own_memory(model: R3Mem) -> None:
+    got = means(model, pairs(), "autoencode")["autoencode"]
+    segments = [(b, t) for b in range(2) for t in range(2)]
+    total = -sum(log_p(model, t, state(model, b, t), TEXTS[b][t][:1], TEXTS[b][t][1:]) for b, t in segments)
+    assert got == pytest.approx(total / sum(len(TEXTS[b][t]) - 1 for b, t in segments), abs=1e-4)
+
+
 def test_refinement_is_the_likelihood_of_a_segment_given_the_one_above(model: R3Mem) -> None:
     got = means(model, pairs(), "forward")["forward"]
     total = -sum(log_p(model, 0, state(model, b, 0), TEXTS[b][1][:1], TEXTS[b][1][1:]) for b in range(2))
