@@ -197,7 +197,8 @@ class PairDataModule(LightningDataModule, ABC, Generic[CorpusT]):
         corpus = self.kept(corpus)
         rank_zero_info(f"{split}: {len(corpus):,} documents, {len(self.rows(corpus, False)):,} rows")
         fraction = {"validation": self.validation_fraction, "test": self.test_fraction}.get(split, 0.0)
-        if not len(corpus) and (given or fraction) and self.sources["validation"] == self.sources["test"] is None:
+        parted = self.sources["validation"] is None and self.sources["test"] is None and split != "train"
+        if parted and not len(corpus) and fraction:
             rank_zero_warn(f"the {split} split is empty: give {split} sources or raise {split}_fraction")
         return corpus
 

@@ -6,12 +6,13 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from r3mem.backbone import Backbone
 from r3mem.components import build, describe
@@ -29,13 +30,21 @@ FORMAT = 1
 ABOUT, WEIGHTS = "r3mem.json", "r3mem.safetensors"
 
 
-def digest(description: dict[str, Any], module: nn.Module | None = None) -> str:
+def digest(description: dict[str, Any], weights: Mapping[str, Tensor] | None = None) -> str:
     """Short name of a description and of the weights that go with it."""
     state = hashlib.blake2b(json.dumps(description, sort_keys=True).encode(), digest_size=8)
-    if module is not None:
-        for name, tensor in sorted(module.state_dict().items()):
-            state.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    for name, tensor in sorted((weights or {}).items()):
+        state.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return state.hexdigest()
+
+
+def version(model: R3Mem) -> str:
+    """Short name of all that decides which memories a model makes: another training or another hierarchy has another.
+
+    A memory of another version can be recalled where backbone and stack are the same; what is read of it differs.
+    """
+    parts = {name: describe(getattr(model, name)) for name in ("compressor", "hierarchy")}
+    return digest({"fingerprint": model.fingerprint, **parts}, own_state(model))
 
 
 def own_state(model: R3Mem) -> dict[str, Tensor]:

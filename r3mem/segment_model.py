@@ -135,7 +135,7 @@ class SegmentModel(nn.Module):
         stack["init_args"].pop("invertible_backward", None)
         return {
             "backbone": self.backbone.fingerprint,
-            "stack": saving.digest(stack, self.decoder),
+            "stack": saving.digest(stack, self.decoder.state_dict()),
             "prior": "none" if self.exact.prior is None else saving.digest(describe(self.exact.prior)),
         }
 

@@ -15,11 +15,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError, safe_open
 
 from lightning_modules.memory_module import MemoryModule
+from r3mem import saving
+from r3mem.errors import InputError
 from r3mem.memory import Memory
 from r3mem.tensor_file import writing
 from r3mem.tree_memory import TreeMemory
 
-INDEX = "index.jsonl"
+INDEX, MODEL = "index.jsonl", "model.json"
 #: Of the model that made a memory; a list of each level's for a memory of a tree.
 Fingerprints = dict[str, str] | list[dict[str, str]]
 
@@ -31,11 +33,14 @@ class MemoryWriter(BasePredictionWriter):
     when its document has been read to the end; until then only the records of documents that are being read are held.
     Files appear whole or not at all. After an interruption the same command goes on: documents whose file is there, of
     the same text and made by the same model, are not compressed again. ``index.jsonl`` says which file holds which
-    document.
+    document. A folder is of one model, named in ``model.json``: another training or another hierarchy is refused.
 
     Args:
         folder: Where to; None takes ``memories`` in the run's log folder.
         resume: Leave out documents whose file is there already.
+
+    Raises:
+        InputError: At the start, if the folder holds memories of another model; if the disk refuses.
     """
 
     def __init__(self, folder: str | None = None, resume: bool = True) -> None:
@@ -50,18 +55,38 @@ class MemoryWriter(BasePredictionWriter):
         with writing(self._path):
             self._path.mkdir(parents=True, exist_ok=True)
         self._open = {}
+        module = cast(MemoryModule, pl_module)
+        self._claim(module, trainer)
         data = getattr(trainer, "datamodule", None)
         documents = getattr(data, "documents", None)
         self._corpus = documents("predict") if callable(documents) else None
         self._lengths = None if self._corpus is None else self._corpus.lengths.tolist()
         self._digests = None if self._corpus is None else self._corpus.digests.tolist()
         if self.resume:
-            module = cast(MemoryModule, pl_module)
             trees = getattr(data, "predicts_trees", False)
             made_by = module.model.level_fingerprints if trees else module.model.fingerprint
             module.finished_documents = finished = self._finished(made_by)
             if finished:
                 rank_zero_info(f"{len(finished):,} documents are in {self._path} already and are left out")
+
+    def _claim(self, module: MemoryModule, trainer: Trainer) -> None:
+        """Say whose memories the folder holds.
+
+        Raises:
+            InputError: It holds those of another model.
+        """
+        path, mine = self._path / MODEL, {"version": saving.version(module.model)}
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != mine:
+            raise InputError(
+                f"{self._path} holds memories of another model: other weights, or another hierarchy. Give a folder of "
+                "its own to each model, or delete that one"
+            )
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            with writing(path):
+                scratch = self._path / f".{MODEL}"
+                scratch.write_text(json.dumps(mine) + "\n", encoding="utf-8")
+                os.replace(scratch, path)
 
     def write_on_batch_end(
         self,

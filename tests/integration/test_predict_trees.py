@@ -107,14 +107,15 @@ def test_an_interrupted_prediction_goes_on_and_its_trees_are_searched(
         with pytest.raises(SystemError, match="pulled the plug"):
             run("predict", "predicted", *options, kind=kind)
     memories = fitted.parent / "predicted" / "memories"
-    before = {path.name: path.stat().st_mtime_ns for path in memories.iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in memories.glob("*.safetensors")}
     assert len(before) == 4 and not (memories / "index.jsonl").exists()
 
     compressed.clear()
     run("predict", "predicted", *options, kind=kind)
     assert compressed == [f"Tale {i}" for i in range(4, 9)]
     lines = index_of(memories)
-    assert sorted(path.name for path in memories.iterdir()) == sorted(["index.jsonl", *(str(x["file"]) for x in lines)])
+    files = [str(line["file"]) for line in lines]
+    assert {path.name for path in memories.iterdir()} == {"index.jsonl", "model.json", *files}
     assert [line["document"] for line in lines] == list(range(9))
     assert str(lines[2]["origin"]).endswith("train.jsonl:3")
     assert all((memories / name).stat().st_mtime_ns == written for name, written in before.items())
@@ -135,8 +136,8 @@ def test_an_interrupted_prediction_goes_on_and_its_trees_are_searched(
         Memory.load(memories / str(lines[0]["file"]))
 
 
-def test_plain_memories_and_those_of_another_model_are_made_again(
-    run: Callable[..., Path], compressed: list[str], tmp_path: Path
+def test_plain_memories_are_made_again_and_those_of_another_model_refused(
+    run: Callable[..., Path], compressed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same documents, first as streams of segments, then whole, into the same folder under the same names."""
     folder = tmp_path / "run" / "memories"
@@ -145,11 +146,20 @@ def test_plain_memories_and_those_of_another_model_are_made_again(
     assert len(names) == 9 and compressed == []
     assert all(Memory.load(folder / name).n_tokens for name in names)
 
-    other = "--model.decoder.init_args.couplings.init_args.share=0.25"
-    for given, count in (((), 9), ((other,), 18)):
-        run("predict", "run", *given)
-        assert len(compressed) == count and {path.name for path in folder.glob("*.safetensors")} == names
-    assert all(TreeMemory.load(folder / name).levels[0].share_dims == 8 for name in names)
+    run("predict", "run")
+    assert len(compressed) == 9 and {path.name for path in folder.glob("*.safetensors")} == names
+    before = {name: (folder / name).read_bytes() for name in names}
+    # Another stack, other levels; the third differs in its trained weights alone.
+    for other in (
+        "--model.decoder.init_args.couplings.init_args.share=0.25",
+        "--model.hierarchy.init_args.levels=null",
+        "--seed_everything=7",
+    ):
+        with pytest.raises(SystemExit):
+            run("predict", "run", other)
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert "holds memories of another model" in last and str(folder) in last
+    assert len(compressed) == 9 and {name: (folder / name).read_bytes() for name in names} == before
 
 
 def test_a_full_disk_is_told_in_one_line(
@@ -159,7 +169,7 @@ def test_a_full_disk_is_told_in_one_line(
         run("predict", "run")
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("r3mem: ") and "free some space" in last and "/memories/" in last
-    names = [path.name for path in (tmp_path / "run" / "memories").iterdir()]
+    names = [path.name for path in (tmp_path / "run" / "memories").glob("*.safetensors")]
     assert 0 < len(names) < 9 and all(TreeMemory.load(tmp_path / "run" / "memories" / name).levels for name in names)
 
 

@@ -70,7 +70,9 @@ def run(
     strategy = SimpleNamespace(barrier=lambda: None)
     trainer: Any = SimpleNamespace(log_dir=str(folder), datamodule=data, strategy=strategy, is_global_zero=True)
     module: Any = SimpleNamespace(model=SimpleNamespace(fingerprint={"stack": "a"}), finished_documents=frozenset())
-    writer.on_predict_start(trainer, module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("r3mem.saving.version", lambda model: model.fingerprint["stack"])
+        writer.on_predict_start(trainer, module)
     for number, (documents, records) in enumerate(batches):
         batch = {"document_B": torch.tensor(documents)}
         writer.write_on_batch_end(trainer, module, records, None, batch, number, 0)
@@ -98,5 +100,5 @@ def test_only_whole_documents_are_written_and_not_made_again(tmp_path: Path) -> 
 def test_without_lengths_a_document_ends_where_its_row_goes_on_to_another(tmp_path: Path) -> None:
     writer = MemoryWriter(folder=str(tmp_path / "here"))
     run(writer, tmp_path, [([0], [(0, record(8))]), ([0], [(0, record(4))]), ([1], [(1, record(3))])], known=False)
-    found = {path.name: Memory.load(path).n_tokens for path in (tmp_path / "here").iterdir()}
+    found = {path.name: Memory.load(path).n_tokens for path in (tmp_path / "here").glob("*.safetensors")}
     assert found == {"00000000.safetensors": 12, "00000001.safetensors": 3}
