@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import console, documents, name_of, parser, peak_mib, run, start, table, write
+from harness import COMPRESSORS, console, documents, name_of, parser, peak_mib, run, start, table, write
 from retention_training import HISTORY, WINDOW, View, build, loss_of, mixed, trained
 from training import Cost
 
@@ -18,6 +18,7 @@ from r3mem import InputError, MemoryState, R3Mem, Segments
 from r3mem.objectives import forward_nll
 
 METHODS = ("raw", "virtual_tokens", "mean_pool", "edge_pool")
+PEERS = [name for name in COMPRESSORS if name not in METHODS]
 COLUMNS = (
     "text", "method", "ratio", "nll_nothing", "nll_memory", "nll_last_n", "nll_full", "retained_gain", "gain_last_n",
     "train_seconds", "train_tokens",
@@ -125,7 +126,13 @@ def main() -> None:
         metavar="PATH",
         help="text to train on; a fifth of --text is held out if left out",
     )
-    p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="what to train")
+    p.add_argument(
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        choices=[*METHODS, *PEERS],
+        help="what to train; peers and controls are faithful at --share 0",
+    )
     p.add_argument("--train-tokens", type=int, default=200_000, help="tokens of windows that each method reads")
     p.add_argument("--train-only", action="store_true", help="train and save, do not evaluate")
     p.add_argument("--passages", type=int, default=24, help="held-out windows of each text")
@@ -145,7 +152,9 @@ def main() -> None:
     p.add_argument(
         "--share", type=float, default=0.25, help="exact share of a slot; 0 for memories that cannot be recalled"
     )
-    p.add_argument("--stream-method", default="edge_pool", choices=METHODS[1:], help="what reads streamed documents")
+    p.add_argument(
+        "--stream-method", default="edge_pool", choices=[*METHODS[1:], *PEERS], help="what reads streamed documents"
+    )
     p.add_argument("--stream-tokens", type=int, default=16384, help="length of the streamed documents")
     p.add_argument("--stream-documents", type=int, default=2, help="streamed documents of each text; 0 for none")
     p.add_argument(
@@ -159,7 +168,9 @@ def main() -> None:
         raise InputError("--passages must be at least 2: the control reads the memory of another passage")
 
     def model_of(method: str) -> R3Mem:
-        options: dict[str, Any] = {"write_layer": args.write_layer, "read_layer": args.read_layer, "share": args.share}
+        options: dict[str, Any] = {"share": args.share}
+        if method in METHODS:
+            options |= {"write_layer": args.write_layer, "read_layer": args.read_layer}
         if method == "virtual_tokens":
             options["pooled"] = args.pooled
         if method == "edge_pool":

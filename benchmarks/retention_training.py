@@ -23,8 +23,8 @@ from r3mem.saving import WEIGHTS, load_own_state
 
 HISTORY, CONTINUATION = 512, 256
 WINDOW = HISTORY + CONTINUATION
-# The adapters of the raw reader have about as many weights as those of a memory method and its two maps together.
-LORA_RANK = {"raw": 16, "virtual_tokens": 14, "mean_pool": 14, "edge_pool": 14}
+# Adapters have about as many weights as those of a memory method that has two maps beside them.
+LORA_RANK, LORA_RANK_WITH_MAPS, WITH_MAPS = 16, 14, ("virtual_tokens", "mean_pool", "edge_pool")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class NoWords(Coupling):
 
 def build(method: str, backbone_name: str, dtype: str, ratio: int, options: dict[str, Any]) -> R3Mem:
     """An untrained model of a method; ``share`` among the options is of its exact share, 0 for none."""
-    backbone = Backbone(backbone_name, dtype, lora_rank=LORA_RANK[method])
+    backbone = Backbone(backbone_name, dtype, lora_rank=LORA_RANK_WITH_MAPS if method in WITH_MAPS else LORA_RANK)
     share = options.pop("share", 0.25)
     # The raw reader has a compressor that it never uses.
     made = compressor("virtual_tokens" if method == "raw" else method, backbone, ratio, **options)
