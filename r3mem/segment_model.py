@@ -13,6 +13,7 @@ One segment, forward (``step``) and backward (``recall``)::
 from __future__ import annotations
 
 import pydoc_data.topics
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from r3mem.components import describe
 from r3mem.compressors import Compressor
 from r3mem.errors import ConfigError, FingerprintError, InputError
 from r3mem.evaluation_mode import evaluating
-from r3mem.hierarchy import Flat, Hierarchy
+from r3mem.hierarchy import Flat, Hierarchy, Refined
 from r3mem.lossless_tokens import lossless_ids
 from r3mem.memory import Memory, MemoryState, Segments, slots_needed
 from r3mem.reversible import ReversibleStack
@@ -90,6 +91,12 @@ class SegmentModel(nn.Module):
                 )
         self.backbone, self.compressor, self.decoder = backbone, compressor, decoder
         self.hierarchy = hierarchy if hierarchy is not None else Flat()
+        if isinstance(self.hierarchy, Refined) and not compressor.recurrent:
+            warnings.warn(
+                f"{type(compressor).__name__} writes nothing of what it has read, so Refined gives the memories of "
+                "MultiLevel: set write_layer above read_layer, or take another compressor",
+                stacklevel=2,
+            )
         n_levels = len(self.hierarchy.ratios)
         #: Tells levels apart; nothing at the start, and not there where a hierarchy has one level.
         self.level_embedding = nn.Embedding(n_levels, backbone.width) if n_levels > 1 else None

@@ -12,7 +12,7 @@ import torch
 
 from r3mem import Backbone, R3Mem
 from r3mem.compressors import EdgePool
-from r3mem.hierarchy import BlankLines, Flat, Level, Refined
+from r3mem.hierarchy import BlankLines, Flat, Level, MultiLevel
 from r3mem.reversible import PositionBinding, ReversibleStack
 from tests.tiny_models import RATIO, SEGMENT, WIDTH
 
@@ -62,7 +62,7 @@ def test_the_readme_s_search_gives_back_places_of_the_texts(
     monkeypatch.syspath_prepend(str(tmp_path))
     levels = [Level("document", BlankLines(), 64, ratio=8), Level("paragraph", BlankLines(), 32, ratio=RATIO)]
     stack = ReversibleStack([PositionBinding(WIDTH, RATIO, 0.5)])
-    model = R3Mem(tiny_backbone(), EdgePool(WIDTH, RATIO), stack, Refined(levels))
+    model = R3Mem(tiny_backbone(), EdgePool(WIDTH, RATIO), stack, MultiLevel(levels))
     texts = ["One paragraph.\n\nAnother paragraph.", "A third."]
     found = importlib.import_module("search_example").answer_places(model, texts, "Which?")
     assert len(found) == 3 and all(any(place in text for text in texts) for place in found)

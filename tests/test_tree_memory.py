@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from r3mem import Backbone, FingerprintError, InputError, Memory, R3Mem
-from r3mem.compressors import VirtualTokens
+from r3mem.compressors import EdgePool, VirtualTokens
 from r3mem.hierarchy import BlankLines, Document, FixedWindows, Hierarchy, Level, MultiLevel, Refined
 from r3mem.reversible import PositionBinding, ReversibleStack
 from r3mem.search.tree import TreeSearch
@@ -68,6 +69,16 @@ def test_refined_reads_the_level_above_and_levels_apart_do_not(model: Make) -> N
         leaf = nodes[0]
         same = torch.equal(first.memory(leaf).data_TKD, second.memory(leaf).data_TKD)
         assert same is not changes
+
+
+def test_refinement_by_a_compressor_that_carries_nothing_is_told(tiny_backbone: Callable[..., Backbone]) -> None:
+    stack = ReversibleStack([PositionBinding(WIDTH, 2, share=0.5)])
+    with pytest.warns(UserWarning, match="the memories of MultiLevel"):
+        R3Mem(tiny_backbone(), EdgePool(WIDTH, 2), stack, Refined(levels()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        R3Mem(tiny_backbone(), EdgePool(WIDTH, 2, write_layer=2, read_layer=1), stack, Refined(levels()))
+        R3Mem(tiny_backbone(), EdgePool(WIDTH, 2), stack, MultiLevel(levels()))
 
 
 def test_several_documents_are_compressed_as_each_alone(model: Make) -> None:

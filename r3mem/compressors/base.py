@@ -52,6 +52,11 @@ class Compressor(nn.Module, ABC):
             raise ConfigError(f"ratio {ratio} is not possible; the smallest ratio is 1 text token per virtual token")
         self.ratio = ratio
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether what is written depends on the memory that is read; if not, it says nothing of earlier segments."""
+        return True
+
     @abstractmethod
     def forward(self, backbone: Backbone, text: Segments, memory: MemoryState | None, logits: bool = True) -> Written:
         """Compress one segment of each row, reading the memory of what came before.

@@ -31,6 +31,11 @@ class Control(Compressor):
         super().__init__(ratio)
         self.width = width
 
+    @property
+    def recurrent(self) -> bool:
+        """See :attr:`Compressor.recurrent`."""
+        return False
+
     @abstractmethod
     def slots(self, backbone: Backbone, text: Segments) -> Tensor:
         """The slots of a text, ``BKD``, float32; those outside ``slot_mask`` are set to zero by the caller."""

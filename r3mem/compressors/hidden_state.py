@@ -42,6 +42,11 @@ class HiddenStateCompressor(Compressor):
         self.writer = SlotWriter(width)
         self.reader = MemoryReader(width, read_layer)
 
+    @property
+    def recurrent(self) -> bool:
+        """See :attr:`Compressor.recurrent`: states below the layer where a memory enters know nothing of it."""
+        return self.write_layer > self.read_layer
+
     @abstractmethod
     def states(
         self, backbone: Backbone, text: Segments, prefix: Prefix | None, logits: bool

@@ -47,6 +47,11 @@ class InContextAutoencoder(AppendedSlots):
         self.continue_D = nn.Parameter(torch.randn(width))
         self.spell_D = nn.Parameter(torch.randn(width))
 
+    @property
+    def recurrent(self) -> bool:
+        """See :attr:`Compressor.recurrent`."""
+        return False
+
     def forward(self, backbone: Backbone, text: Segments, memory: MemoryState | None, logits: bool = True) -> Written:
         """See :meth:`Compressor.forward`; the likelihood takes a pass of its own."""
         written = self.write(backbone, text, None, self.initial(text), logits=False)

@@ -41,12 +41,10 @@ class CompressorBattery:
 
     Attributes:
         build: Makes the compressor; called with ``ratio``.
-        recurrent: Whether what is written depends on the memory that is read.
         reads: Whether a memory holds anything and is read; only the control of no memory does not.
     """
 
     build: ClassVar[Callable[..., Compressor]]
-    recurrent: ClassVar[bool] = True
     reads: ClassVar[bool] = True
 
     @pytest.fixture
@@ -159,7 +157,7 @@ class CompressorBattery:
                 assert slots_BKD.shape == (1, 3, WIDTH), t
                 state = MemoryState(slots_BKD, text.lengths_B, RATIO)
             ends.append(state.slots_BKD)
-        assert torch.allclose(*ends, atol=1e-4) is not self.recurrent
+        assert torch.allclose(*ends, atol=1e-4) is not compressor.recurrent
 
     @torch.no_grad()
     @pytest.mark.parametrize("ratio", [1, 3, 16])

@@ -21,17 +21,15 @@ from tests.tiny_models import RATIO, SEGMENT, TEXT, WIDTH, awaken_adapters
 
 class TestLastTokens(CompressorBattery):
     build = staticmethod(partial(LastTokens, WIDTH))
-    recurrent = False
 
 
 class TestNoMemory(CompressorBattery):
     build = staticmethod(partial(NoMemory, WIDTH))
-    recurrent = reads = False
+    reads = False
 
 
 class TestRandomMemory(CompressorBattery):
     build = staticmethod(partial(RandomMemory, WIDTH))
-    recurrent = False
 
 
 @pytest.fixture

@@ -18,6 +18,10 @@ class TestEdgePool(HiddenStateBattery):
     build = staticmethod(partial(EdgePool, WIDTH, write_layer=2, read_layer=1))
 
 
+class TestEdgePoolWhereItReadsNothing(HiddenStateBattery):
+    build = staticmethod(partial(EdgePool, WIDTH))
+
+
 def divided(pool: EdgePool, length: int) -> list[list[int]]:
     """Tokens of every slot."""
     stands_KN = pool._stands(torch.tensor([length]), length, slots_needed(length, pool.ratio), pool.ratio)[0]

@@ -18,7 +18,6 @@ from tests.tiny_models import RATIO, SEGMENT, TEXT, WIDTH, awaken_adapters
 
 class TestInContextAutoencoder(CompressorBattery):
     build = staticmethod(partial(InContextAutoencoder, WIDTH))
-    recurrent = False
 
 
 @pytest.fixture
