@@ -72,13 +72,13 @@ def test_refined_reads_the_level_above_and_levels_apart_do_not(model: Make) -> N
 
 
 def test_refinement_by_a_compressor_that_carries_nothing_is_told(tiny_backbone: Callable[..., Backbone]) -> None:
-    stack = ReversibleStack([PositionBinding(WIDTH, 2, share=0.5)])
+    stack, backbone = ReversibleStack([PositionBinding(WIDTH, 2, share=0.5)]), tiny_backbone()
     with pytest.warns(UserWarning, match="the memories of MultiLevel"):
-        R3Mem(tiny_backbone(), EdgePool(WIDTH, 2), stack, Refined(levels()))
+        R3Mem(backbone, EdgePool(WIDTH, 2), stack, Refined(levels()))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        R3Mem(tiny_backbone(), EdgePool(WIDTH, 2, write_layer=2, read_layer=1), stack, Refined(levels()))
-        R3Mem(tiny_backbone(), EdgePool(WIDTH, 2), stack, MultiLevel(levels()))
+        warnings.simplefilter("error", UserWarning)
+        R3Mem(backbone, EdgePool(WIDTH, 2, write_layer=2, read_layer=1), stack, Refined(levels()))
+        R3Mem(backbone, EdgePool(WIDTH, 2), stack, MultiLevel(levels()))
 
 
 def test_several_documents_are_compressed_as_each_alone(model: Make) -> None:
