@@ -110,7 +110,7 @@ def test_prediction_writes_memories_that_hold_their_texts(
     folder = run("predict", "predicted", *options) / "memories"
     lines = [json.loads(line) for line in (folder / "index.jsonl").read_text().splitlines()]
     assert 0 < len(some) < len(lines) == 24
-    assert sorted(path.name for path in folder.glob("*")) == sorted(["index.jsonl", *(line["file"] for line in lines)])
+    assert {path.name for path in folder.glob("*")} == {"index.jsonl", "model.json", *(line["file"] for line in lines)}
     assert all((folder / name).stat().st_mtime_ns == written for name, written in some.items())
     model = R3Mem.from_pretrained(fitted / "model")
     for line in lines:
@@ -123,9 +123,10 @@ def test_prediction_writes_memories_that_hold_their_texts(
     other = run(
         "fit", "other", "--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--model.compressor.init_args.ratio=2"
     )
-    run("predict", "predicted", f"--ckpt_path={other}/checkpoints/last.ckpt", "--model.compressor.init_args.ratio=2")
-    remade = Memory.load(folder / lines[0]["file"])
-    assert remade.ratio == 2
+    with pytest.raises(SystemExit):
+        run("predict", "predicted", f"--ckpt_path={other}/checkpoints/last.ckpt", "--model.compressor.init_args.ratio=2")
+    assert "holds memories of another model" in capsys.readouterr().err
+    assert Memory.load(folder / lines[0]["file"]).ratio == 4
 
 
 def test_the_exported_model_is_the_trained_one(run: Callable[..., Path]) -> None:
