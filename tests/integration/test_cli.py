@@ -124,7 +124,9 @@ def test_prediction_writes_memories_that_hold_their_texts(
         "fit", "other", "--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--model.compressor.init_args.ratio=2"
     )
     with pytest.raises(SystemExit):
-        run("predict", "predicted", f"--ckpt_path={other}/checkpoints/last.ckpt", "--model.compressor.init_args.ratio=2")
+        run(
+            "predict", "predicted", f"--ckpt_path={other}/checkpoints/last.ckpt", "--model.compressor.init_args.ratio=2"
+        )
     assert "holds memories of another model" in capsys.readouterr().err
     assert Memory.load(folder / lines[0]["file"]).ratio == 4
 
