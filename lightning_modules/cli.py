@@ -18,7 +18,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Union, get_args
 
 # Lightning prints its advice about `srun` on every run of a machine that has SLURM's client.
 os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
@@ -94,6 +94,7 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Data and callbacks that every run has, each to be set by its own key."""
+        _whole_numbers_first(parser)
         parser.set_defaults({"data": {"class_path": "datamodules.documents.DocumentsDataModule"}})
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -167,6 +168,18 @@ def main(args: ArgsType = None) -> None:
             raise
         print(f"r3mem: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _whole_numbers_first(parser: LightningArgumentParser) -> None:
+    """Read 100 as a whole number wherever one or a fraction may stand: 1 is one batch, 1.0 is all of them.
+
+    Python's typing may hand out ``Optional[float | int]`` for ``Optional[int | float]``, whichever was asked for first,
+    and jsonargparse takes the first type that fits.
+    """
+    for action in parser._actions:
+        types = get_args(getattr(action, "_typehint", None))
+        if int in types and float in types:
+            action._typehint = Union[tuple(sorted(types, key=lambda t: t is not int))]  # type: ignore[attr-defined]  # noqa: UP007
 
 
 def _parser_mode() -> str:

@@ -7,13 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Union
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.cli import LightningArgumentParser
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
+from lightning_modules import cli
 from lightning_modules.cli import main
 from r3mem import Memory, R3Mem
 from tests.tiny_models import tiny_model
@@ -142,6 +145,18 @@ def test_the_exported_model_is_the_trained_one(run: Callable[..., Path]) -> None
     )
     assert not any("embed_tokens" in name for name in own)
     assert model.recall(model.retain("lorem ipsum")) == "lorem ipsum"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_batch_is_not_all_of_them() -> None:
+    parser = LightningArgumentParser()
+    parser.add_argument("--batches", type=Union[float, int, None])  # noqa: UP007 - the order is the point
+    parser.add_argument("--share", type=Union[float, None])  # noqa: UP007
+    assert isinstance(parser.parse_args(["--batches=1"]).batches, float)
+    cli._whole_numbers_first(parser)
+    found = parser.parse_args(["--batches=1", "--share=1"])
+    assert isinstance(found.batches, int) and isinstance(found.share, float)
+    assert parser.parse_args(["--batches=0.5"]).batches == 0.5 and parser.parse_args(["--batches=null"]).batches is None
 
 
 @pytest.mark.parametrize(
