@@ -338,22 +338,23 @@ class Backbone(nn.Module):
             ids_BN[b, longest - len(prompt) :] = torch.tensor(prompt, device=self.device)
             mask_BS[b, n_prefix + longest - len(prompt) :] = 1
         embeds_BSD = self.embed(ids_BN)
-        if prefix is not None:
+        inputs = {"input_ids": ids_BN}
+        if prefix is not None and n_prefix:
             mask_BS[:, :n_prefix] = prefix.mask_BP
-            embeds_BSD = torch.cat([self._soft(prefix, embeds_BSD), embeds_BSD], 1)
+            inputs = {"inputs_embeds": torch.cat([self._soft(prefix, embeds_BSD), embeds_BSD], 1)}
         configured = getattr(self.base.generation_config, "eos_token_id", None)
         end = options.get("eos_token_id", self.tokenizer.eos_token_id if configured is None else configured)
         ends = set(end) if isinstance(end, list) else {end}
         pad = self.generation_pad if self.generation_pad is not None else 0
         with ExitStack() as stack:
-            if prefix is not None:
+            if prefix is not None and n_prefix:
                 stack.enter_context(self._generating(prefix))
             stack.enter_context(
                 torch.autocast(self.device.type, dtype=self.compute, enabled=self.compute != torch.float32)
             )
-            out_BN = cast(Any, self.model).generate(
-                inputs_embeds=embeds_BSD, attention_mask=mask_BS, pad_token_id=pad, **options
-            )
+            out_BN = cast(Any, self.model).generate(**inputs, attention_mask=mask_BS, pad_token_id=pad, **options)
+        # Given ids, transformers gives them back in front of the new ones; given embeddings, it cannot.
+        out_BN = out_BN[:, longest:] if "input_ids" in inputs else out_BN
         rows: list[list[int]] = []
         for row in out_BN.tolist():
             stop = next((i for i, token in enumerate(row) if token in ends), len(row))

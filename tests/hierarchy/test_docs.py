@@ -56,5 +56,5 @@ def test_the_example_levels_are_a_hierarchy() -> None:
     (block,) = blocks(PAGE, "yaml")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--hierarchy", type=Hierarchy)
-    hierarchy = parser.instantiate(parser.parse_object(yaml.safe_load(block))).hierarchy
+    hierarchy = parser.instantiate_classes(parser.parse_object(yaml.safe_load(block))).hierarchy
     assert hierarchy.ratios == [16, 8] and hierarchy.level_names == ["paragraph", "entity"]

@@ -132,7 +132,7 @@ def test_levels_in_yaml() -> None:
           tokens: 16
           query: {class_path: r3mem.hierarchy.Lead, init_args: {tokens: 3}}
     """
-    hierarchy = parser.instantiate(parser.parse_args(["--hierarchy", text])).hierarchy
+    hierarchy = parser.instantiate_classes(parser.parse_args(["--hierarchy", text])).hierarchy
     assert isinstance(hierarchy, Refined) and isinstance(hierarchy.levels[1], Level)
     assert isinstance(hierarchy.levels[1].segmenter, FixedWindows) and hierarchy.levels[1].query.tokens == 3
     assert hierarchy.levels[0].segmenter.depth == 1 and hierarchy.ratios == [8, None]
