@@ -167,7 +167,7 @@ def test_one_batch_is_not_all_of_them() -> None:
         ("model:\n  objective:\n    forwad:\n      weight: 1\n", "did you mean 'forward'?"),
         ("data:\n  init_args:\n    segment_tokenz: 1\n", "did you mean 'segment_tokens'?"),
         ("model:\n  warmup_steps: many\n", "Expected a <class 'int'>"),
-        ("model:\n  warmup_steps: ${model.nothing.there}\n", "'model.nothing.there'"),
+        ("model:\n  warmup_steps: ${model.nothing.there}\n", "nothing.there'"),
         ("model: [\n", "parsing"),
         ("model:\n  bptt_segments: 0\n", "at least 1 segment"),
         ("model:\n  compressor:\n    init_args:\n      ratio: 9\n", "use a ratio of at most 8"),
