@@ -62,10 +62,10 @@ def parsed() -> argparse.Namespace:
 
 def budget_of(task: str, args: argparse.Namespace) -> Any:
     """The suite's budget for a task, with what the command line replaces of it."""
-    kind: Any = compare_text.TextBudget if task in compare_text.TASKS else compare_tasks.TaskBudget
-    budget = kind.smoke() if args.suite == "smoke" else kind.full()
+    smoke = args.suite == "smoke"
     if task not in compare_text.TASKS:
-        return budget
+        return compare_tasks.TaskBudget.smoke() if smoke else compare_tasks.TaskBudget.full(task)
+    budget = compare_text.TextBudget.smoke() if smoke else compare_text.TextBudget.full()
     given = {"texts": args.text and tuple(args.text), "backbone": args.backbone, "dtype": args.dtype}
     return replace(budget, **{key: value for key, value in given.items() if value is not None})
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -101,7 +103,7 @@ def run_task(task: str, method: str, seed: int, budget: TaskBudget) -> dict[str,
     if method == FULL_TEXT:
         cost, rows, seconds = (
             reader_cost,
-            *_timed(lambda p: _full_text_row(reader, grid, p, seed, budget), grid, budget),
+            *_timed(_full_text_rows(reader, grid, seed, budget), grid, budget),
         )
     else:
         learner = Learner(_model(method, trained_reader(task, seed, budget)[0], grid, budget))
@@ -125,8 +127,8 @@ def run_task(task: str, method: str, seed: int, budget: TaskBudget) -> dict[str,
 
 def _model(method: str, start: LlamaForCausalLM, grid: Grid, budget: TaskBudget) -> R3Mem:
     backbone = backbone_of(start)
-    ratio, longest = min(budget.ratios), max(grid.build(v, 1, 1).segment_tokens for v in grid.values)
-    compressor = compressor_of(method, backbone, ratio, longest)
+    ratio = grid.smallest(budget.ratios)
+    compressor = compressor_of(method, backbone, ratio, grid.longest)
     return R3Mem(backbone, compressor, decoder_of(method, backbone, ratio))
 
 
@@ -136,7 +138,7 @@ def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBud
     generator, choice = generator_of(seed, "train"), random.Random(seed)
     own = float(settings_of(method, "objective").get("autoencode", {}).get("weight", 0.0))
     spelling = own if budget.autoencode is None else budget.autoencode
-    learner.use(min(budget.ratios))
+    learner.use(grid.smallest(budget.ratios))
     sample = grid.build(grid.streamed, 1, 1).draw(64, generator).history_BTN.flatten().tolist()
     model.calibrate(sample, grid.build(grid.streamed, 1, 1).segment_tokens)
     drawn = 0
@@ -146,8 +148,9 @@ def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBud
         reach = min(1.0, 2 * (drawn + 1) / budget.steps)
         drawn += 1
         value = choice.choice(grid.values[: max(1, round(reach * len(grid.values)))])
-        most = budget.train_segments if value <= grid.streamed else 1
-        point = Point(value, choice.randint(1, most) if choice.random() < 0.5 else 1, choice.choice(budget.ratios))
+        most = budget.train_segments if value <= grid.streamed and grid.vectors is None else 1
+        ratios = budget.ratios if grid.vectors is None else grid.ratios(value, budget.ratios)
+        point = Point(value, choice.randint(1, most) if choice.random() < 0.5 else 1, choice.choice(ratios))
         task = grid.build(point.value, point.segments, budget.questions)
         per_row = point.segments * task.segment_tokens + 4 * budget.questions
         return point, task.draw(max(4, budget.step_tokens // per_row), generator)
@@ -197,6 +200,8 @@ def _row(
     learner.use(point.ratio)
     right = recalled_right = words = tokens = 0
     count = budget.examples_at(point.segments)
+    # Beyond what the start was trained for it reads no text well, its own or recalled.
+    reread = learner.share > 0 and point.segments <= budget.train_segments
     positions = size = 0
     for part in _pieces(grid, point, seed, budget):
         steps: list[Any] = []
@@ -206,7 +211,7 @@ def _row(
         size = BYTES * state.slots_BKD[0].numel()
         found_BA = _spelt(lambda text, state=state: model.likelihood(text, state), part)
         right += int((found_BA == part.answer_BMA[:, 0]).all(1).sum())
-        if learner.share:
+        if reread:
             read_BTN = torch.stack([_recalled(model, step.state) for step in steps], 1)
             words += int((read_BTN == part.history_BTN).sum())
             tokens += read_BTN.numel()
@@ -215,7 +220,7 @@ def _row(
     row = _about(grid, point, budget) | {
         "positions": positions, "bytes": size, "share": learner.share, "exact_match": right / count,
     }  # fmt: skip
-    if learner.share:
+    if reread:
         row |= {
             "words_recalled": words / tokens,
             "exact_match_of_full_text_reader_on_recalled_text": recalled_right / count,
@@ -223,20 +228,26 @@ def _row(
     return row
 
 
-def _full_text_row(reader: LlamaForCausalLM, grid: Grid, point: Point, seed: int, budget: TaskBudget) -> dict[str, Any]:
-    """Exact match of the shared start with the text itself in front of the question."""
-    right = positions = 0
-    for part in _pieces(grid, point, seed, budget):
-        found_BA = _spelt(_after(reader, part.history_BTN), part)
-        right += int((found_BA == part.answer_BMA[:, 0]).all(1).sum())
-        positions = part.history_BTN[0].numel()
-    about = _about(grid, point, budget)
-    return about | {
-        "positions": positions,
-        "bytes": 2 * positions,
-        "share": 0.0,
-        "exact_match": right / budget.examples_at(point.segments),
-    }
+def _full_text_rows(
+    reader: LlamaForCausalLM, grid: Grid, seed: int, budget: TaskBudget
+) -> Callable[[Point], dict[str, Any]]:
+    """Exact match of the shared start with the text itself in front of the question, which no ratio changes."""
+
+    @cache
+    def exact_match(value: int, segments: int) -> float:
+        right = 0
+        for part in _pieces(grid, Point(value, segments, 1), seed, budget):
+            found_BA = _spelt(_after(reader, part.history_BTN), part)
+            right += int((found_BA == part.answer_BMA[:, 0]).all(1).sum())
+        return right / budget.examples_at(segments)
+
+    def row(point: Point) -> dict[str, Any]:
+        about = _about(grid, point, budget)
+        positions = about["history_tokens"]
+        found = exact_match(point.value, point.segments)
+        return about | {"positions": positions, "bytes": 2 * positions, "share": 0.0, "exact_match": found}
+
+    return row
 
 
 def _about(grid: Grid, point: Point, budget: TaskBudget) -> dict[str, Any]:

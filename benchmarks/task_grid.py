@@ -36,6 +36,8 @@ class Grid:
         first: Value at which the reader of full text begins: of fewer pairs it learns to guess before it looks up.
         streamed: Value at which the number of segments varies.
         build: Value, segments and questions to a task.
+        vectors: Virtual tokens of a history, whatever its length, so that the ratio grows with it; None leaves the
+            ratio to the budget.
     """
 
     axis: str
@@ -43,17 +45,32 @@ class Grid:
     first: int
     streamed: int
     build: Callable[[int, int, int], Task]
+    vectors: int | None = None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest segment."""
+        return max(self.build(value, 1, 1).segment_tokens for value in self.values)
+
+    def ratios(self, value: int, of: tuple[int, ...]) -> tuple[int, ...]:
+        """Ratios at which a value is trained and measured, of those that the budget has."""
+        tokens = self.build(value, 1, 1).segment_tokens
+        return tuple(r for r in of if r <= tokens) if self.vectors is None else (tokens // self.vectors,)
+
+    def smallest(self, of: tuple[int, ...]) -> int:
+        """The smallest ratio anywhere."""
+        return min(ratio for value in self.values for ratio in self.ratios(value, of))
 
     def points(self, ratios: tuple[int, ...], segments: tuple[int, ...], ends: tuple[int, ...]) -> list[Point]:
         """All that is measured.
 
         Args:
             ratios: Asked for at one segment.
-            segments: Histories longer than that, at ``streamed``.
+            segments: Histories longer than that, at ``streamed``; none where the number of virtual tokens is fixed.
             ends: Ratios asked for there.
         """
-        points = [Point(v, 1, r) for v in self.values for r in ratios if r <= self.build(v, 1, 1).segment_tokens]
-        return points + [Point(self.streamed, s, r) for s in segments for r in ends]
+        points = [Point(v, 1, r) for v in self.values for r in self.ratios(v, ratios)]
+        return points + [Point(self.streamed, s, r) for s in segments for r in ends if self.vectors is None]
 
 
 def _asked(of: int, questions: int) -> int:
@@ -79,6 +96,8 @@ def _multi_hop(hops: int, segments: int, questions: int) -> Task:
 
 TASKS: dict[str, Grid] = {
     "associative_recall": Grid("pairs", (4, 8, 16, 32, 96), 8, 16, _associative_recall),
+    # GradMem's setting (2603.13875): 96 pairs in 8 vectors, ratio 48, and fewer in as many.
+    "associative_recall_8": Grid("pairs", (4, 8, 16, 32, 96), 8, 16, _associative_recall, vectors=8),
     "copy": Grid("symbols", (8, 16, 32), 8, 16, _copy),
     "needle": Grid("segment_tokens", (16, 32, 64), 16, SEGMENT, _needle),
     "multi_hop": Grid("hops", (1, 2, 4), 1, 2, _multi_hop),

@@ -13,7 +13,6 @@ import random
 import time
 from pathlib import Path
 
-import task_grid
 import torch
 from harness import console
 from safetensors.torch import load_file, save_file
@@ -59,21 +58,23 @@ def answer_nll(logits_BXV: Tensor, ids_BX: Tensor, answer_BX: Tensor) -> tuple[T
 
 
 def trained_reader(task: str, seed: int, budget: TaskBudget) -> tuple[LlamaForCausalLM, Cost]:
-    """The small model after training with the full text in front of the questions, made once for a task and seed.
+    """The small model after training with the full text in front of the questions, made once for a grid and seed.
 
-    It is made again where the budget or the source of the task, the small model or this file is another.
+    It is made again where the budget, the grid or the source of the tasks, the small model or this file is another.
+    Tasks that differ only in what memories are asked of have one start.
     """
+    grid = TASKS[task]
     settings = {k: v for k, v in dataclasses.asdict(budget).items() if k in READER_FIELDS}
-    name = hashlib.blake2b(json.dumps([task, seed, settings]).encode(), digest_size=8)
-    for source in (*sorted(Path(synthetic.__file__).parent.glob("*.py")), Path(task_grid.__file__), Path(__file__)):
+    asked_for = [[type(t).__name__, *map(str, vars(t).items())] for t in (grid.build(v, 1, 8) for v in grid.values)]
+    name = hashlib.blake2b(json.dumps([seed, settings, grid.first, grid.streamed, asked_for]).encode(), digest_size=8)
+    for source in (*sorted(Path(synthetic.__file__).parent.glob("*.py")), Path(__file__)):
         name.update(source.read_bytes())
-    named = name.hexdigest()
-    path = cache_folder("tasks") / f"{task}-seed{seed}-{named}.safetensors"
+    path = cache_folder("tasks") / f"start-seed{seed}-{name.hexdigest()}.safetensors"
     model = small_llama(budget.width, budget.layers, budget.heads, seed)
     if path.is_file():
         model.load_state_dict(load_file(path), strict=False)
         return model.eval(), Cost(**json.loads(path.with_suffix(".json").read_text()))
-    cost = _train(model, TASKS[task], seed, budget)
+    cost = _train(model, grid, seed, budget)
     with replacing(path.with_suffix(".json")) as written:
         written.write_text(json.dumps(dataclasses.asdict(cost)) + "\n")
     with replacing(path) as written:
