@@ -8,6 +8,7 @@ from r3mem.compressors.edge_pool import EdgePool
 from r3mem.compressors.five_hundred_x import FiveHundredXCompressor
 from r3mem.compressors.gist_tokens import GistTokens
 from r3mem.compressors.in_context_autoencoder import InContextAutoencoder
+from r3mem.compressors.interleaved_tokens import InterleavedTokens
 from r3mem.compressors.last_tokens import LastTokens
 from r3mem.compressors.mean_pool import MeanPool
 from r3mem.compressors.memformer import Memformer
@@ -26,6 +27,7 @@ __all__ = [
     "FiveHundredXCompressor",
     "GistTokens",
     "InContextAutoencoder",
+    "InterleavedTokens",
     "LastTokens",
     "MeanPool",
     "Memformer",

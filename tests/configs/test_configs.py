@@ -25,6 +25,7 @@ SHIPPED = {
     "model/virtual_tokens": (MODEL, DATA, TRAINER),
     "model/mean_pool": ("model/mean_pool", DATA, TRAINER),
     "model/edge_pool": ("model/edge_pool", DATA, TRAINER),
+    "model/interleaved_tokens": ("model/interleaved_tokens", DATA, TRAINER),
     **{f"model/{name}": (f"model/{name}", DATA, TRAINER) for name in PEERS},
     "model/trainable_stack": ("model/trainable_stack", DATA, TRAINER),
     "data/python_reference": (MODEL, DATA, TRAINER),

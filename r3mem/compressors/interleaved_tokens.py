@@ -1,0 +1,82 @@
+r"""Virtual memory tokens among the text, kept of all segments, through all layers of the backbone.
+
+Shape legend: B batch, N text tokens, K virtual tokens, D width.
+
+A segment of 5 tokens at ratio 2, ``s`` slots, ``M`` those of all segments before; rows are queries, columns keys::
+
+           M   x0  x1  s0  x2  x3  s1  x4  s2
+    x1     #   #   #   .   .   .   .   .   .       # seen
+    s0     #   #   #   #   .   .   .   .   .       starts as x1 plus a learned vector
+    x2     #   #   #   #   #   .   .   .   .
+    s2     #   #   #   #   #   #   #   #   #       starts as x4 plus that vector
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from r3mem.backbone import Backbone
+from r3mem.compressors.accumulation import accumulated
+from r3mem.compressors.hidden_state import HiddenStateCompressor
+from r3mem.errors import ConfigError
+from r3mem.memory import MemoryState, Segments
+from r3mem.prefix import Prefix
+
+
+class InterleavedTokens(HiddenStateCompressor):
+    """A slot behind each ``ratio`` tokens, which starts as the last of them; the slots of all segments are read.
+
+    Where a slot stands is what its attention finds nearest, so that a model soon learns to gather its own tokens there
+    (the place is that of Activation Beacon, 2401.03462, whose memory is keys and values). By default slots pass through
+    all layers and are read by all of them: a model that is trained whole finds what it is asked for in them, and misses
+    it in means of states. What is kept grows with the history, as does the cost of reading it, until ``most``.
+
+    Args:
+        width: D, width of the backbone.
+        ratio: Text tokens per virtual token.
+        write_layer: Decoder layer whose input states become the slots; the number of layers is the last one's output.
+        read_layer: Decoder layer at which a memory enters; 0 is the input embeddings.
+        most: Slots that a state holds at most; beyond it the oldest are dropped.
+    """
+
+    accumulates: ClassVar[bool] = True
+
+    def __init__(
+        self, width: int, ratio: int = 16, write_layer: int = 30, read_layer: int = 0, most: int = 512
+    ) -> None:
+        super().__init__(width, ratio, write_layer, read_layer)
+        if most < 1:
+            raise ConfigError(f"most {most} is not possible; a state holds at least 1 slot")
+        self.most = most
+        self.write_D = nn.Parameter(torch.zeros(width))
+
+    def states(
+        self, backbone: Backbone, text: Segments, prefix: Prefix | None, logits: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`HiddenStateCompressor.states`."""
+        mask_BK, after_BK = self.slot_mask(text), self._after(text)
+        last_BK = text.ids_BN.gather(1, (after_BK - 1).clamp(min=0))
+        start_BKD = backbone.embed(torch.where(mask_BK, last_BK, 0)) + self.write_D
+        out = backbone(
+            text, prefix, start_BKD, slot_mask_BK=mask_BK, capture=self.write_layer, logits=logits,
+            slots_after_BK=after_BK,
+        )  # fmt: skip
+        assert out.slots_BKD is not None
+        return out.slots_BKD.float(), out.logits_BNV
+
+    def pool(self, states_BND: Tensor, text: Segments) -> Tensor:
+        """State ``BKD`` of the last token that each slot stands for: what a slot is first read as."""
+        last_BK1 = (self._after(text) - 1).clamp(min=0)[..., None]
+        return states_BND.gather(1, last_BK1.expand(-1, -1, states_BND.shape[2]))
+
+    def _after(self, text: Segments) -> Tensor:
+        """How many tokens stand in front of each slot, ``BK``."""
+        slot_K = torch.arange(self.slot_mask(text).shape[1], device=text.ids_BN.device)
+        return torch.minimum((slot_K + 1) * self.ratio, text.lengths_B[:, None])
+
+    def next_state(self, before: MemoryState | None, written: MemoryState) -> MemoryState:
+        """All that was written, up to ``most``; see :func:`accumulated`."""
+        return accumulated(before, written, self.most)
