@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, backbone_folder: Path) -> Run:
         if folder.exists():
             return folder
         devices = 1 if strategy == "one" else 2
-        trainer = "trainer/deepspeed_zero2" if strategy.startswith("zero") else "trainer/ddp"
+        trainer = {"zero": "trainer/deepspeed_zero2", "fsdp": "trainer/fsdp"}.get(strategy[:4], "trainer/ddp")
         arguments = [
             *config("model/virtual_tokens", "data/files", trainer), *tiny(backbone_folder, texts, folder),
             "--trainer.accelerator=cpu", f"--trainer.devices={devices}", f"--trainer.max_steps={STEPS}",
@@ -77,7 +77,7 @@ def assert_same(found: Path, wanted: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy", ["ddp", pytest.param("zero1", marks=pytest.mark.slow), "zero2"]
+    "strategy", ["ddp", pytest.param("zero1", marks=pytest.mark.slow), "zero2", "fsdp"]
 )  # fmt: skip
 def test_two_processes_are_one(run: Run, strategy: str) -> None:
     assert_same(run(strategy), run("one"))
