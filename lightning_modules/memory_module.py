@@ -103,6 +103,8 @@ class MemoryModule(LightningModule):
         self._carried: MemoryState | None = None
         self._resumed: MemoryState | None = None
         self._seed, self._own_ratio = 0, compressor.ratio
+        # Whether every process has to run the same passes, because together they hold the layers.
+        self._in_step = False
         #: Documents that prediction leaves out; a prediction writer sets it after an interruption.
         self.finished_documents: Container[int] = frozenset()
         self._prediction = Prediction(self.model)
@@ -124,6 +126,7 @@ class MemoryModule(LightningModule):
         """
         strategy = self.trainer.strategy
         check_strategy(strategy)
+        self._in_step = isinstance(strategy, AdapterFSDPStrategy)
         if isinstance(strategy, AdapterFSDPStrategy):
             strategy.split(self.backbone)  # First, so that no process ever holds the whole of it on its device.
         tokens = getattr(getattr(self.trainer, "datamodule", None), "segment_tokens", None)
@@ -198,11 +201,6 @@ class MemoryModule(LightningModule):
         if bool(batch["reset_B"].all()) and not self._in_step:
             return None
         return carried.forget(batch["reset_B"])
-
-    @property
-    def _in_step(self) -> bool:
-        """Whether every process has to run the same passes, because together they hold the layers."""
-        return isinstance(self.trainer.strategy, AdapterFSDPStrategy)
 
     def _check_terms(self, batch: dict[str, Tensor]) -> None:
         """Refuse a term with a weight that this kind of batch cannot give: it would be trained on nothing."""

@@ -56,13 +56,18 @@ class AdapterFSDPStrategy(DDPStrategy):
 
         Args:
             backbone: The frozen model.
+
+        Raises:
+            ConfigError: Nothing in the layers is frozen.
         """
         if any(isinstance(p, DTensor) for p in backbone.parameters()):
             return
+        whole = {p for p in backbone.parameters() if p.requires_grad} | {p for _, p in backbone.adapter_parameters()}
+        if whole.issuperset(backbone.layers.parameters()):
+            raise ConfigError(f"{backbone.name} has no frozen layers that could be split: take the strategy ddp")
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
-        adapters = {p for _, p in backbone.adapter_parameters()}
         for n, layer in enumerate(backbone.layers):
-            self._fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=adapters)
+            self._fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
             layer.register_forward_pre_hook(lambda *_, n=n: self._note(n))
 
     def setup(self, trainer: Trainer) -> None:
