@@ -99,7 +99,8 @@ class MemoryModule(LightningModule):
         self.evaluation = EvaluationMetrics()
         # Checkpoints hold our parts only; the frozen backbone is not missing from them but never in them.
         self.strict_loading = False
-        self._follows_data, self._calibrated = hierarchy is None, False
+        #: Whether segments are cut as the data module does.
+        self.follows_data, self._calibrated = hierarchy is None, False
         self._carried: MemoryState | None = None
         self._resumed: MemoryState | None = None
         self._seed, self._own_ratio = 0, compressor.ratio
@@ -130,7 +131,7 @@ class MemoryModule(LightningModule):
         if isinstance(strategy, AdapterFSDPStrategy):
             strategy.split(self.backbone)  # First, so that no process ever holds the whole of it on its device.
         tokens = getattr(getattr(self.trainer, "datamodule", None), "segment_tokens", None)
-        if self._follows_data and tokens is not None:
+        if self.follows_data and tokens is not None:
             self.model.hierarchy = Flat(tokens)
         if stage == "fit" and self.calibrates and not self._calibrated:
             self.model.to(strategy.root_device)

@@ -1,8 +1,8 @@
 """Gradient checkpointing of decoder layers: of a pass only their inputs are kept, the rest is computed again.
 
-transformers' own (``gradient_checkpointing_enable``) puts a layer's hooks inside what is computed again. Ours, by which
-prefixes enter and passes end (``r3mem/layer_hooks.py``), are gone by then, and the layer would be computed again without
-them. So a layer's ``forward`` is what is checkpointed, and its hooks, ours as well as FSDP's, stand outside.
+transformers' own (``gradient_checkpointing_enable``) puts a layer's hooks inside what is computed again. Ours, by
+which prefixes enter and passes end (``r3mem/layer_hooks.py``), are gone by then, and the layer would be computed again
+without them. So a layer's ``forward`` is what is checkpointed, and its hooks, ours as well as FSDP's, stand outside.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -33,6 +34,9 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
       strategy, stage and number of processes. DeepSpeed's own folders are neither written nor read.
     - It runs on CPU processes too, over gloo: for tests, and for people without a GPU. Nothing is gained there.
     - Gradients are summed in the order of the weights, see `reduce_in_order`.
+    - Precision ``bf16-mixed`` is PyTorch's autocast, as under every other strategy. DeepSpeed's own would round all
+      weights to bfloat16, those too that place words exactly in a memory.
+    - With ``offload_optimizer``, any torch optimiser serves; DeepSpeed asks for its own, which needs a C++ compiler.
 
     Args:
         stage: What is split over the processes: 1 optimiser state, 2 gradients too. Stage 3, which would split the
@@ -72,6 +76,16 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
         engine, made = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
         reduce_in_order(engine.optimizer, self._trained)
         return engine, made
+
+    def _format_config(self) -> None:
+        assert isinstance(self.config, dict)
+        self.config.setdefault("zero_force_ds_cpu_optimizer", False)
+        if self.precision_plugin.precision == "bf16-mixed":
+            self.precision_plugin = DeepSpeedPrecision("32-true")
+            # No module's gradients are summed in bfloat16.
+            autocast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+            self.config.setdefault("torch_autocast", autocast)
+        super()._format_config()
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""FSDP for a frozen backbone with adapters: its decoder layers split over the processes, what is trained as under DDP."""
+"""FSDP for a frozen backbone with adapters: decoder layers split over the processes, what is trained as under DDP."""
 
 from __future__ import annotations
 
