@@ -10,7 +10,13 @@ import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
-from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy, Strategy
+from lightning.pytorch.strategies import (
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    ParallelStrategy,
+    Strategy,
+)
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,7 +26,7 @@ from r3mem.errors import ConfigError
 
 ADVICE = (
     "take stage 2, which splits all that training adds to a frozen backbone; where the backbone itself does not fit, "
-    "load it in a smaller precision"
+    "split its layers with lightning_modules.strategies.AdapterFSDPStrategy (configs/trainer/fsdp.yaml)"
 )
 
 
@@ -41,7 +47,7 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
     Args:
         stage: What is split over the processes: 1 optimiser state, 2 gradients too. Stage 3, which would split the
             frozen weights too, is refused: passes over segments end at the layers where memories are written, and
-            DeepSpeed's bookkeeping of who holds a weight does not survive that.
+            DeepSpeed's bookkeeping of who holds a weight does not survive that. `AdapterFSDPStrategy` splits them.
         process_group_backend: gloo or nccl; None takes gloo on CPUs, nccl on GPUs.
         **options: Those of Lightning's strategy.
     """
@@ -194,7 +200,10 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
 
 
 def check_strategy(strategy: Strategy) -> None:
-    """Refuse Lightning's own DeepSpeed strategy, which would sum gradients of different weights (`reduce_in_order`).
+    """Refuse Lightning's own strategies that split weights or gradients.
+
+    DeepSpeed's would sum gradients of different weights (`reduce_in_order`). FSDP's count on passes that go all the way
+    through a model, split adapters with their layers, and write checkpoints of their own kind.
 
     Raises:
         ConfigError: Says what to use.
@@ -204,4 +213,9 @@ def check_strategy(strategy: Strategy) -> None:
             f"{type(strategy).__name__} sums gradients in the order in which each process finishes them, which differs "
             "here: set trainer.strategy to lightning_modules.strategies.AdapterDeepSpeedStrategy with stage 1 or 2 "
             "(configs/trainer/deepspeed_zero2.yaml)"
+        )
+    if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)):
+        raise ConfigError(
+            f"{type(strategy).__name__} cannot split a model whose passes end at the layer where memories are written: "
+            "set trainer.strategy to lightning_modules.strategies.AdapterFSDPStrategy (configs/trainer/fsdp.yaml)"
         )
