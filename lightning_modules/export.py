@@ -81,7 +81,7 @@ def _build(path: Path) -> MemoryModule:
         parsed = parser.parse_object({key: settings[key] for key in ("model", "data") if key in settings})
     except Exception as error:  # jsonargparse lets through what constructors' types raise.
         raise ConfigError(f"{path} does not describe a model: {' '.join(str(error).split())}") from error
-    made = parser.instantiate_classes(parsed)
+    made = parser.instantiate(parsed)
     module: MemoryModule = made.model
     # As in a run: with no hierarchy set, segments are cut as the data module does.
     tokens = getattr(made.get("data"), "segment_tokens", None)

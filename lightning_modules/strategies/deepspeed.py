@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -87,8 +88,8 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
         assert isinstance(self.config, dict)
         self.config.setdefault("zero_force_ds_cpu_optimizer", False)
         if self.precision_plugin.precision == "bf16-mixed":
-            self.precision_plugin = DeepSpeedPrecision("32-true")
-            # No module's gradients are summed in bfloat16.
+            self.precision_plugin = _Autocast(self.root_device.type)
+            # Without this DeepSpeed would switch it off again. No module's gradients are summed in bfloat16.
             autocast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
             self.config.setdefault("torch_autocast", autocast)
         super()._format_config()
@@ -197,6 +198,22 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
         """Steps taken, a tensor of its own at each call."""
         steps = next(iter(inner.state.values()))["step"]
         return steps.clone() if isinstance(steps, Tensor) else steps
+
+
+class _Autocast(DeepSpeedPrecision):
+    """Weights in float32, steps under PyTorch's autocast, as Lightning has it for all but DeepSpeed.
+
+    Args:
+        device: Kind of device.
+    """
+
+    def __init__(self, device: str) -> None:
+        super().__init__("32-true")
+        self.device = device
+
+    def forward_context(self) -> AbstractContextManager[None]:
+        """Kept casts would have the gradients of all passes summed in bfloat16."""
+        return torch.autocast(self.device, dtype=torch.bfloat16, cache_enabled=False)
 
 
 def check_strategy(strategy: Strategy) -> None:

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.synthetic import SmallLlama
 from lightning_modules.export import export
@@ -157,3 +160,31 @@ def test_what_would_train_something_else_is_refused() -> None:
             check_strategy(split)
     with pytest.raises(ConfigError, match="no frozen layers"):
         AdapterFSDPStrategy().split(SmallLlama())
+
+
+@pytest.mark.parametrize(("others", "same"), [((0, 1, 0), True), ((1, 0, 0), False), ((0, 1), False)])
+def test_processes_that_ran_other_layers_are_stopped(
+    monkeypatch: pytest.MonkeyPatch, others: tuple[int, ...], same: bool
+) -> None:
+    """Parts of different layers would be put together without an error."""
+    monkeypatch.setattr(AdapterFSDPStrategy, "root_device", torch.device("cpu"))
+    here, there = AdapterFSDPStrategy(), AdapterFSDPStrategy()
+    sent: list[torch.Tensor] = []
+    monkeypatch.setattr(there, "reduce", lambda ran_2, reduce_op: sent.append(ran_2) or ran_2)
+    monkeypatch.setattr(here, "reduce", lambda ran_2, reduce_op: torch.maximum(ran_2, sent[-1]))
+    for _ in range(2):
+        for strategy, layers in ((there, others), (here, (0, 1, 0))):
+            for n in layers:
+                strategy._note(n)
+        there.pre_backward(torch.zeros(()))
+        if same:
+            here.pre_backward(torch.zeros(()))
+            continue
+        with pytest.raises(ConfigError, match="ran different layers"):
+            here.pre_backward(torch.zeros(()))
+
+
+def test_split_layers_do_not_predict() -> None:
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.PREDICTING))
+    with pytest.raises(ConfigError, match="take the strategy ddp or auto"):
+        AdapterFSDPStrategy().setup(trainer)
