@@ -87,8 +87,10 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
     def _format_config(self) -> None:
         assert isinstance(self.config, dict)
         self.config.setdefault("zero_force_ds_cpu_optimizer", False)
-        if self.precision_plugin.precision == "bf16-mixed":
-            self.precision_plugin = _Autocast(self.root_device.type)
+        precision = self.precision_plugin.precision
+        if precision in ("32-true", "bf16-mixed"):
+            self.precision_plugin = WeightsAsTheyAre(self.root_device.type, precision == "bf16-mixed")
+        if precision == "bf16-mixed":
             # Without this DeepSpeed would switch it off again. No module's gradients are summed in bfloat16.
             autocast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
             self.config.setdefault("torch_autocast", autocast)
@@ -200,20 +202,27 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
         return steps.clone() if isinstance(steps, Tensor) else steps
 
 
-class _Autocast(DeepSpeedPrecision):
-    """Weights in float32, steps under PyTorch's autocast, as Lightning has it for all but DeepSpeed.
+class WeightsAsTheyAre(DeepSpeedPrecision):
+    """Steps in float32 or under PyTorch's autocast, as Lightning has it for all but DeepSpeed, and no weight is cast.
+
+    Lightning's own makes everything float32, a frozen backbone in bfloat16 too, of twice the size then.
 
     Args:
         device: Kind of device.
+        autocast: Whether to compute in bfloat16.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, autocast: bool) -> None:
         super().__init__("32-true")
-        self.device = device
+        self.device, self.autocast = device, autocast
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        """The module as it is."""
+        return module
 
     def forward_context(self) -> AbstractContextManager[None]:
         """Kept casts would have the gradients of all passes summed in bfloat16."""
-        return torch.autocast(self.device, dtype=torch.bfloat16, cache_enabled=False)
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.autocast, cache_enabled=False)
 
 
 def check_strategy(strategy: Strategy) -> None:
