@@ -113,7 +113,10 @@ class CLI(LightningCLI):
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """Name in the help what is not Lightning's, see `lightning_modules.command`."""
         super().setup_parser(*args, **kwargs)
-        self.parser.epilog = "r3mem report DIR: tables and plots of a comparison; see r3mem report --help"
+        self.parser.epilog = (
+            "r3mem report DIR: tables and plots of a comparison; r3mem export CKPT --out DIR: a checkpoint as a model; "
+            "each has a --help of its own"
+        )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)

@@ -1,4 +1,5 @@
-"""The ``r3mem`` command: ``r3mem report`` reads files and draws, everything else is LightningCLI's.
+"""The ``r3mem`` command: ``report`` reads files and draws, ``export`` turns a checkpoint into a model, all else is
+LightningCLI's.
 
 What trains takes seconds to import; a report does without.
 """
@@ -14,6 +15,10 @@ def main() -> None:
         from r3mem.report.command import main as report
 
         report(sys.argv[2:])
+    elif sys.argv[1:2] == ["export"]:
+        from lightning_modules.export import main as export
+
+        export(sys.argv[2:])
     else:
         from lightning_modules.cli import main as run
 

@@ -22,7 +22,7 @@ from lightning_modules.global_means import over_processes
 from lightning_modules.pair_terms import PairTerms
 from lightning_modules.prediction import Predicted, Prediction
 from lightning_modules.segment_terms import Sums, add_own_terms, check_streams, total
-from lightning_modules.strategies import check_strategy
+from lightning_modules.strategies import AdapterFSDPStrategy, check_strategy
 from lightning_modules.streams import at_segments, keep_ended, segments_of, whole_text
 from lightning_modules.token_metrics import EvaluationMetrics
 from r3mem import objectives, saving
@@ -99,10 +99,13 @@ class MemoryModule(LightningModule):
         self.evaluation = EvaluationMetrics()
         # Checkpoints hold our parts only; the frozen backbone is not missing from them but never in them.
         self.strict_loading = False
-        self._follows_data, self._calibrated = hierarchy is None, False
+        #: Whether segments are cut as the data module does.
+        self.follows_data, self._calibrated = hierarchy is None, False
         self._carried: MemoryState | None = None
         self._resumed: MemoryState | None = None
         self._seed, self._own_ratio = 0, compressor.ratio
+        # Whether every process has to run the same passes, because together they hold the layers.
+        self._in_step = False
         #: Documents that prediction leaves out; a prediction writer sets it after an interruption.
         self.finished_documents: Container[int] = frozenset()
         self._prediction = Prediction(self.model)
@@ -122,12 +125,16 @@ class MemoryModule(LightningModule):
         Raises:
             ConfigError: The strategy would train something else than it says.
         """
-        check_strategy(self.trainer.strategy)
+        strategy = self.trainer.strategy
+        check_strategy(strategy)
+        self._in_step = isinstance(strategy, AdapterFSDPStrategy)
+        if isinstance(strategy, AdapterFSDPStrategy):
+            strategy.split(self.backbone)  # First, so that no process ever holds the whole of it on its device.
         tokens = getattr(getattr(self.trainer, "datamodule", None), "segment_tokens", None)
-        if self._follows_data and tokens is not None:
+        if self.follows_data and tokens is not None:
             self.model.hierarchy = Flat(tokens)
         if stage == "fit" and self.calibrates and not self._calibrated:
-            self.model.to(self.trainer.strategy.root_device)
+            self.model.to(strategy.root_device)
             ids = getattr(getattr(self.trainer, "datamodule", None), "calibration_ids", None)
             explained = self.model.calibrate() if ids is None else self.model.calibrate(ids, tokens or len(ids))
             rank_zero_info(f"calibrated: reading explains {explained:.0%} of the backbone's own states")
@@ -192,7 +199,9 @@ class MemoryModule(LightningModule):
         carried = self._carried
         if carried is None or len(carried.lengths_B) != len(batch["reset_B"]) or carried.ratio != self.model.ratio:
             return None  # Slots of another ratio stand for other tokens.
-        return None if bool(batch["reset_B"].all()) else carried.forget(batch["reset_B"])
+        if bool(batch["reset_B"].all()) and not self._in_step:
+            return None
+        return carried.forget(batch["reset_B"])
 
     def _check_terms(self, batch: dict[str, Tensor]) -> None:
         """Refuse a term with a weight that this kind of batch cannot give: it would be trained on nothing."""
@@ -228,7 +237,7 @@ class MemoryModule(LightningModule):
                 state = state.detach()
             has_memory_B = torch.zeros_like(text.lengths_B, dtype=torch.bool) if state is None else state.lengths_B > 0
             # Once per batch and segment, not per token: with nothing remembered there is nothing to learn here.
-            logits = bool(reads) and bool(has_memory_B.any())
+            logits = bool(reads) and (bool(has_memory_B.any()) or (self._in_step and state is not None))
             new, found = self._replayed(
                 self._segment, text, state, has_memory_B, logits, teacher[t] if teacher else None, list(sums)
             )

@@ -36,8 +36,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r3mem import backbone_source
 from r3mem.backbone_structure import body, decoder_layers, digest
 from r3mem.errors import ConfigError, InputError
-from r3mem.generation import generating, soft, with_room
+from r3mem.generation import generating, soft, until_end, with_room
 from r3mem.key_values import KeyValueLayout, Pair, PassCache
+from r3mem.layer_checkpoints import checkpoint_layers
 from r3mem.layer_hooks import LayerReached, captured, injected
 from r3mem.memory import Segments
 from r3mem.pass_layout import PassLayout
@@ -78,6 +79,7 @@ class Backbone(nn.Module):
         lora_targets: Names of the projections that carry adapters, or ``all-linear``.
         lora_dropout: Dropout on the adapters' input.
         attn_implementation: Attention path of transformers (``sdpa``, ``eager``); None leaves the choice to it.
+        gradient_checkpointing: Keep only the inputs of the decoder layers and compute each again in the backward pass.
     """
 
     def __init__(
@@ -89,13 +91,15 @@ class Backbone(nn.Module):
         lora_targets: str | list[str] = "all-linear",
         lora_dropout: float = 0.0,
         attn_implementation: str | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if dtype not in DTYPES:
             raise ConfigError(f"backbone dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
         model, tokenizer = backbone_source.load(name, DTYPES[dtype], attn_implementation)
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
-        self.attn_implementation = attn_implementation
+        self.attn_implementation, self.gradient_checkpointing = attn_implementation, gradient_checkpointing
+        checkpoint_layers(self.layers if gradient_checkpointing else ())
 
     @classmethod
     def wrap(
@@ -107,6 +111,7 @@ class Backbone(nn.Module):
         lora_alpha: float = 32.0,
         lora_targets: str | list[str] = "all-linear",
         lora_dropout: float = 0.0,
+        gradient_checkpointing: bool = False,
     ) -> Backbone:
         """A backbone around a model that is already in memory."""
         self = cls.__new__(cls)
@@ -115,7 +120,8 @@ class Backbone(nn.Module):
         if dtype not in DTYPES:
             raise ConfigError(f"the model's dtype {dtype!r} cannot serve; convert it to one of {', '.join(DTYPES)}")
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
-        self.attn_implementation = None
+        self.attn_implementation, self.gradient_checkpointing = None, gradient_checkpointing
+        checkpoint_layers(self.layers if gradient_checkpointing else ())
         return self
 
     def _adopt(
@@ -380,7 +386,6 @@ class Backbone(nn.Module):
             inputs = {"inputs_embeds": with_room(prefix, embeds_BSD)}
         configured = getattr(self.base.generation_config, "eos_token_id", None)
         end = options.get("eos_token_id", self.tokenizer.eos_token_id if configured is None else configured)
-        ends = set(end) if isinstance(end, list) else {end}
         pad = self.generation_pad if self.generation_pad is not None else 0
         with ExitStack() as stack:
             if prefix is not None:
@@ -390,8 +395,4 @@ class Backbone(nn.Module):
             )
             out_BN = cast(Any, self.model).generate(**inputs, attention_mask=mask_BS, pad_token_id=pad, **options)
         # Given ids, transformers gives them back in front of the new ones; given embeddings, it cannot.
-        rows: list[list[int]] = []
-        for row in out_BN[:, longest if prefix is None else 0 :].tolist():
-            stop = next((i for i, token in enumerate(row) if token in ends), len(row))
-            rows.append(row[:stop])
-        return rows
+        return until_end(out_BN[:, longest if prefix is None else 0 :], end)

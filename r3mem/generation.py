@@ -34,6 +34,15 @@ def with_room(prefix: Prefix, embeds_BND: Tensor) -> Tensor:
     return torch.cat([room_BMD, soft(prefix, embeds_BND), embeds_BND], 1)
 
 
+def until_end(ids_BN: Tensor, end: int | list[int] | None) -> list[list[int]]:
+    """Each row up to its first end mark, of which there may be several kinds."""
+    ends, rows = set(end) if isinstance(end, list) else {end}, []
+    for row in ids_BN.tolist():
+        stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+        rows.append(row[:stop])
+    return rows
+
+
 @contextmanager
 def generating(backbone: Backbone, prefix: Prefix) -> Iterator[None]:
     """Inside, every step of ``generate`` gets the prefix's mask and positions, the first its keys and values too.

@@ -96,7 +96,8 @@ def captured(layers: nn.ModuleList, body: nn.Module, layer: int, into: list[Tens
             raise LayerReached
 
     if layer < len(layers):
-        handle = layers[layer].register_forward_pre_hook(before, with_kwargs=True)
+        # First of all hooks: where layers are split over processes, one that does not run must not be put together.
+        handle = layers[layer].register_forward_pre_hook(before, with_kwargs=True, prepend=True)
     else:
         handle = (layers[-1] if layer == len(layers) else body).register_forward_hook(after)
     try:

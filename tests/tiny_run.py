@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.distributed.tensor import DTensor
 
 from tests.tiny_models import WIDTH
 
@@ -29,6 +31,25 @@ class StopAfter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         trainer.should_stop = trainer.should_stop or trainer.global_step >= self.steps
+
+
+class WatchSplitLayers(Callback):
+    """Writes what every process holds of the frozen layers while it trains: a line ``share open`` for each step.
+
+    Args:
+        folder: Where to; a file for each process.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
+        """After the forward passes: the share of split weights that is here, and how many stand open as a whole."""
+        frozen = [p for p in cast(Any, pl_module).backbone.layers.parameters() if not p.requires_grad]
+        split = [p for p in frozen if isinstance(p, DTensor)]
+        share = sum(p.to_local().numel() for p in split) / sum(p.numel() for p in split)
+        with (self.folder / f"split-{trainer.global_rank}.txt").open("a") as file:
+            file.write(f"{share} {len(frozen) - len(split)}\n")
 
 
 def write_documents(folder: Path, count: int = 24, words: int = 20) -> Path:
@@ -78,3 +99,9 @@ def logged(folder: Path, key: str) -> dict[int, str]:
     """What was logged under a name, step by step, digit for digit."""
     with (folder / "metrics.csv").open() as file:
         return {int(row["step"]): row[key] for row in csv.DictReader(file) if row.get(key)}
+
+
+def largest_difference(one: dict[Any, Any], other: dict[Any, Any]) -> float:
+    """Between tensors or numbers of the same names."""
+    assert set(one) == set(other)
+    return max(float((torch.as_tensor(one[k]) - torch.as_tensor(other[k])).abs().max()) for k in one)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy, Strategy
+from lightning.pytorch.plugins.precision import DeepSpeedPrecision
+from lightning.pytorch.strategies import (
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    ParallelStrategy,
+    Strategy,
+)
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,7 +27,7 @@ from r3mem.errors import ConfigError
 
 ADVICE = (
     "take stage 2, which splits all that training adds to a frozen backbone; where the backbone itself does not fit, "
-    "load it in a smaller precision"
+    "split its layers with lightning_modules.strategies.AdapterFSDPStrategy (configs/trainer/fsdp.yaml)"
 )
 
 
@@ -33,11 +41,14 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
       strategy, stage and number of processes. DeepSpeed's own folders are neither written nor read.
     - It runs on CPU processes too, over gloo: for tests, and for people without a GPU. Nothing is gained there.
     - Gradients are summed in the order of the weights, see `reduce_in_order`.
+    - Precision ``bf16-mixed`` is PyTorch's autocast, as under every other strategy. DeepSpeed's own would round all
+      weights to bfloat16, those too that place words exactly in a memory.
+    - With ``offload_optimizer``, any torch optimiser serves; DeepSpeed asks for its own, which needs a C++ compiler.
 
     Args:
         stage: What is split over the processes: 1 optimiser state, 2 gradients too. Stage 3, which would split the
             frozen weights too, is refused: passes over segments end at the layers where memories are written, and
-            DeepSpeed's bookkeeping of who holds a weight does not survive that.
+            DeepSpeed's bookkeeping of who holds a weight does not survive that. `AdapterFSDPStrategy` splits them.
         process_group_backend: gloo or nccl; None takes gloo on CPUs, nccl on GPUs.
         **options: Those of Lightning's strategy.
     """
@@ -72,6 +83,18 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
         engine, made = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
         reduce_in_order(engine.optimizer, self._trained)
         return engine, made
+
+    def _format_config(self) -> None:
+        assert isinstance(self.config, dict)
+        self.config.setdefault("zero_force_ds_cpu_optimizer", False)
+        precision = self.precision_plugin.precision
+        if precision in ("32-true", "bf16-mixed"):
+            self.precision_plugin = WeightsAsTheyAre(self.root_device.type, precision == "bf16-mixed")
+        if precision == "bf16-mixed":
+            # Without this DeepSpeed would switch it off again. No module's gradients are summed in bfloat16.
+            autocast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+            self.config.setdefault("torch_autocast", autocast)
+        super()._format_config()
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -179,8 +202,34 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
         return steps.clone() if isinstance(steps, Tensor) else steps
 
 
+class WeightsAsTheyAre(DeepSpeedPrecision):
+    """Steps in float32 or under PyTorch's autocast, as Lightning has it for all but DeepSpeed, and no weight is cast.
+
+    Lightning's own makes everything float32, a frozen backbone in bfloat16 too, of twice the size then.
+
+    Args:
+        device: Kind of device.
+        autocast: Whether to compute in bfloat16.
+    """
+
+    def __init__(self, device: str, autocast: bool) -> None:
+        super().__init__("32-true")
+        self.device, self.autocast = device, autocast
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        """The module as it is."""
+        return module
+
+    def forward_context(self) -> AbstractContextManager[None]:
+        """Kept casts would have the gradients of all passes summed in bfloat16."""
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.autocast, cache_enabled=False)
+
+
 def check_strategy(strategy: Strategy) -> None:
-    """Refuse Lightning's own DeepSpeed strategy, which would sum gradients of different weights (`reduce_in_order`).
+    """Refuse Lightning's own strategies that split weights or gradients.
+
+    DeepSpeed's would sum gradients of different weights (`reduce_in_order`). FSDP's count on passes that go all the way
+    through a model, split adapters with their layers, and write checkpoints of their own kind.
 
     Raises:
         ConfigError: Says what to use.
@@ -190,4 +239,9 @@ def check_strategy(strategy: Strategy) -> None:
             f"{type(strategy).__name__} sums gradients in the order in which each process finishes them, which differs "
             "here: set trainer.strategy to lightning_modules.strategies.AdapterDeepSpeedStrategy with stage 1 or 2 "
             "(configs/trainer/deepspeed_zero2.yaml)"
+        )
+    if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)):
+        raise ConfigError(
+            f"{type(strategy).__name__} cannot split a model whose passes end at the layer where memories are written: "
+            "set trainer.strategy to lightning_modules.strategies.AdapterFSDPStrategy (configs/trainer/fsdp.yaml)"
         )

@@ -21,6 +21,7 @@ PEERS = (
     "in_context_autoencoder", "last_tokens", "memformer", "no_memory", "random_memory", "recurrent_memory",
     "retention_valve",
 )  # fmt: skip
+STRATEGIES = ("deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero2_offload", "fsdp")
 SHIPPED = {
     "model/virtual_tokens": (MODEL, DATA, TRAINER),
     "model/mean_pool": ("model/mean_pool", DATA, TRAINER),
@@ -33,7 +34,7 @@ SHIPPED = {
     "trainer/cpu": (MODEL, DATA, TRAINER),
     "trainer/gpu": (MODEL, DATA, "trainer/gpu"),
     "trainer/ddp": (MODEL, DATA, "trainer/ddp"),
-    "trainer/deepspeed_zero2": (MODEL, DATA, "trainer/deepspeed_zero2"),
+    **{f"trainer/{name}": (MODEL, DATA, f"trainer/{name}") for name in STRATEGIES},
     "experiment/quickstart": ("experiment/quickstart",),
     "experiment/hierarchy_flat": ("experiment/hierarchy_flat",),
     "experiment/hierarchy_multi_level": ("experiment/hierarchy_multi_level",),

@@ -1,0 +1,115 @@
+"""``r3mem export CKPT --out DIR``: a checkpoint as the folder that ``R3Mem.from_pretrained`` loads."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_modules.memory_module import MemoryModule
+from r3mem.errors import ConfigError, InputError, R3MemError
+from r3mem.hierarchy import Flat
+
+SETTINGS = "config.yaml"
+
+
+def export(checkpoint: Path, out: Path, config: Path | None = None) -> None:
+    """Write what a checkpoint holds as a model; checkpoints of every strategy are alike.
+
+    Args:
+        checkpoint: The file.
+        out: The folder to write.
+        config: Settings of the run; None finds ``config.yaml``, which every run writes, beside the checkpoint or in
+            the folder above it.
+
+    Raises:
+        InputError: A file is missing, or not what it should be.
+        ConfigError: The settings are not those of a run.
+        FingerprintError: The checkpoint is of another version, backbone or model than the settings say.
+    """
+    saved = _read(checkpoint)
+    module = _build(_find(checkpoint) if config is None else config)
+    module.on_load_checkpoint(saved)
+    module.model.save_pretrained(out)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the checkpoint itself, such as {path / 'last.ckpt'}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a checkpoint that a run saved")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path} is not a checkpoint, or a part of one ({type(error).__name__})") from error
+    if not isinstance(saved, dict) or "state_dict" not in saved:
+        raise InputError(f"{path} is not a checkpoint of a run: it has no state_dict")
+    return saved
+
+
+def _find(checkpoint: Path) -> Path:
+    folder = checkpoint.resolve().parent
+    for path in (folder / SETTINGS, folder.parent / SETTINGS):
+        if path.is_file():
+            return path
+    raise InputError(f"no {SETTINGS} in {folder} or above it: give the run's settings with --config")
+
+
+def _build(path: Path) -> MemoryModule:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the {SETTINGS} that the run wrote")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML ({type(error).__name__})") from error
+    if not isinstance(settings, dict) or "model" not in settings:
+        raise ConfigError(f"{path} has no model: give the {SETTINGS} that the run wrote")
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(MemoryModule, "model")
+    parser.add_subclass_arguments(LightningDataModule, "data", required=False)
+    try:
+        parsed = parser.parse_object({key: settings[key] for key in ("model", "data") if key in settings})
+    except Exception as error:  # jsonargparse lets through what constructors' types raise.
+        raise ConfigError(f"{path} does not describe a model: {' '.join(str(error).split())}") from error
+    made = parser.instantiate(parsed)
+    module: MemoryModule = made.model
+    # As in a run: with no hierarchy set, segments are cut as the data module does.
+    tokens = getattr(made.get("data"), "segment_tokens", None)
+    if module.follows_data and tokens is not None:
+        module.model.hierarchy = Flat(tokens)
+    return module
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        arguments: Instead of the process's own.
+    """
+    p = argparse.ArgumentParser(
+        prog="r3mem export", description="A checkpoint as a model folder: one safetensors file and its description."
+    )
+    p.add_argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of r3mem fit, under any strategy")
+    p.add_argument("--out", type=Path, metavar="DIR", required=True, help="the folder to write")
+    p.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"the run's settings; {SETTINGS} beside the checkpoint if left out"
+    )
+    args = p.parse_args(arguments)
+    try:
+        export(args.checkpoint, args.out, args.config)
+    except R3MemError as error:
+        if os.environ.get("R3MEM_TRACEBACK"):
+            raise
+        print(f"r3mem: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(f"saved the model: R3Mem.from_pretrained({str(args.out)!r}) loads it")
