@@ -128,19 +128,18 @@ class CLI(LightningCLI):
             parser.set_defaults({"return_predictions": False})
         return parser
 
-    def before_instantiate_classes(self) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Refuse a checkpoint that is not there, or not whole, before anything is loaded."""
-        given = self.config[self.subcommand]
+        super().parse_arguments(parser, args)
+        subcommand = self.config["subcommand"]
+        given = self.config[subcommand]
         path = given.get("ckpt_path")
         if not path or path in CHECKPOINT_WORDS or "://" in str(path):
             return
         if not Path(path).exists():
             raise InputError(f"ckpt_path {path}: no such file; give a checkpoint that a run saved, or 'latest'")
         if Path(path).is_file():
-            step_of(Path(path), self._needed(), given.get("weights_only") is not False)
-
-    def _needed(self) -> tuple[str, ...]:
-        return TRAINING_STATE if self.subcommand == "fit" else ("state_dict", "global_step")
+            step_of(Path(path), _needed(subcommand), given.get("weights_only") is not False)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
@@ -149,7 +148,7 @@ class CLI(LightningCLI):
             return arguments
         if given == "latest":
             check_folders(self.trainer)
-        found = latest_checkpoint(self.trainer, self._needed(), arguments.get("weights_only") is not False)
+        found = latest_checkpoint(self.trainer, _needed(subcommand), arguments.get("weights_only") is not False)
         if given == "latest" and found is None and subcommand != "fit":
             raise InputError("ckpt_path latest: this run has no checkpoint; name one that a run saved")
         # A job that SLURM began again goes on from its own, even where it was first given another to begin from.
@@ -224,6 +223,11 @@ def main(args: ArgsType = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(1) from None
+
+
+def _needed(subcommand: str) -> tuple[str, ...]:
+    """What a checkpoint must hold for it."""
+    return TRAINING_STATE if subcommand == "fit" else ("state_dict", "global_step")
 
 
 def _whole_numbers_first(parser: LightningArgumentParser) -> None:

@@ -50,7 +50,7 @@ class WholeCheckpoints(TorchCheckpointIO):
                 os.fsync(file.fileno())
         except InputError as error:
             there = sorted(other.name for other in path.parent.glob("*.ckpt"))
-            kept = f"{', '.join(there)} are as they were, and {ADVICE}" if there else "no checkpoint is there yet"
+            kept = f"still there: {', '.join(there)}; {ADVICE}" if there else "no checkpoint is there yet"
             raise InputError(f"checkpoint {error}; {kept}") from error
 
     def load_checkpoint(
