@@ -11,9 +11,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class SignalAt(Callback):
-    """Sends one of the run's processes a signal, between the backward pass and the optimiser's step.
+    """Sends one of the run's processes a signal, once, between the backward pass and the optimiser's step.
 
-    Every process writes its id to ``pid-RANK`` in the run's folder, and the one that is hit the time, to ``hit``.
+    Every process writes its id to ``pid-RANK`` in the run's folder, and the one that is hit the time, to ``hit``. While
+    that file is there, nobody is hit again.
 
     Args:
         step: Optimiser steps that are taken before.
@@ -29,9 +30,10 @@ class SignalAt(Callback):
         (Path(trainer.default_root_dir) / f"pid-{trainer.global_rank}").write_text(str(os.getpid()))
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Send it, once."""
-        if trainer.global_step == self.step and trainer.global_rank == self.rank:
-            (Path(trainer.default_root_dir) / "hit").write_text(str(time.time()))
+        """Send it."""
+        hit = Path(trainer.default_root_dir) / "hit"
+        if trainer.global_step == self.step and trainer.global_rank == self.rank and not hit.exists():
+            hit.write_text(str(time.time()))
             os.kill(os.getpid(), signal.Signals[self.name])
 
 
