@@ -6,7 +6,7 @@ import io
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +53,15 @@ class WholeCheckpoints(TorchCheckpointIO):
             kept = f"still there: {', '.join(there)}; {ADVICE}" if there else "no checkpoint is there yet"
             raise InputError(f"checkpoint {error}; {kept}") from error
 
-    def load_checkpoint(
-        self, path: _PATH, map_location: Callable[..., Any] | None = lambda storage, loc: storage,
-        weights_only: bool | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Read a file.
+    def load_checkpoint(self, path: _PATH, *options: Any, **named: Any) -> dict[str, Any]:
+        """Read a file; options are those of Lightning's, which differ from version to version.
 
         Raises:
             InputError: The file is damaged.
         """
         if "://" not in str(path) and Path(path).is_file():
             check_whole(Path(path))
-        return super().load_checkpoint(path, map_location, weights_only)
+        return super().load_checkpoint(path, *options, **named)
 
 
 def check_whole(path: Path) -> None:

@@ -71,7 +71,7 @@ class SaveOnSignal(Callback):
         checkpoints = trainer.checkpoint_callback
         if isinstance(checkpoints, ModelCheckpoint) and checkpoints.dirpath and not trainer.fast_dev_run:
             path = Path(checkpoints.dirpath) / f"last-step{trainer.global_step}.ckpt"
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
             rank_zero_info(f"{said}: saved {path}; the same command with --ckpt_path latest goes on from there")
         else:
             rank_zero_info(f"{said}: nothing is saved, because checkpoints are switched off")

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore:.*split is empty"),
     pytest.mark.filterwarnings("ignore:The `srun` command", "ignore:Checkpoint directory"),
 ]
-STEPS, ROWS, WEIGHT = 9, 4, 2e-7
+STEPS, ROWS, WEIGHT, KILLS = 15, 4, 2e-7, 3
 # What a process may take to notice that another is gone; measured: 3 to 10 s. Without care it would be half an hour.
 PATIENCE = 60
 
@@ -134,29 +134,27 @@ def test_what_latest_cannot_mean_is_refused(
 def test_kills_at_random_moments_leave_whole_checkpoints(
     arguments: Arguments, undisturbed: Path, tmp_path: Path
 ) -> None:
-    draw, kills = random.Random(0), 0
+    draw, checkpoints = random.Random(0), tmp_path / "checkpoints"
     command = [*arguments(tmp_path), "--checkpoint.every_n_train_steps=1"]
-    while True:
+
+    def last_written() -> int:
+        return max((path.stat().st_mtime_ns for path in checkpoints.glob("last*.ckpt")), default=0)
+
+    for _ in range(KILLS):
+        before = last_written()
         child = os.fork()
         if not child:
-            code = 1
             try:
                 main(command)
-                code = 0
             finally:
-                os._exit(code)
-        end, status = time.monotonic() + draw.uniform(0.3, 3.0), 0
-        while time.monotonic() < end and not (status := os.waitpid(child, os.WNOHANG)[0]):
-            time.sleep(0.01)
-        if not status:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            kills += 1
-            whole(tmp_path)
-        if (tmp_path / "model" / "r3mem.json").exists():
-            break
-        assert kills < 60, "the run was never left alone for long enough to take a step"
-    assert kills >= 3, "the run ended before it could be killed"
+                os._exit(1)
+        # From its first save on, it trains and saves in turn.
+        wait_until(lambda before=before: last_written() > before, 250, lambda: "no step was taken")  # type: ignore[misc]
+        time.sleep(draw.uniform(0.0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), "the run ended before it could be killed"
+        assert whole(tmp_path)
+    main(command)
     assert_ended_as(tmp_path, undisturbed)
 
 

@@ -31,7 +31,7 @@ class Run:
     def reduce_boolean_decision(self, decision: bool, all: bool) -> bool:
         return decision or self.other_told
 
-    def save_checkpoint(self, path: Path) -> None:
+    def save_checkpoint(self, path: Path, weights_only: bool) -> None:
         self.saved.append(path.name)
 
 
