@@ -30,6 +30,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
@@ -151,6 +152,8 @@ class CLI(LightningCLI):
         found = latest_checkpoint(self.trainer, _needed(subcommand), arguments.get("weights_only") is not False)
         if given == "latest" and found is None and subcommand != "fit":
             raise InputError("ckpt_path latest: this run has no checkpoint; name one that a run saved")
+        if given == "latest" and found is None:
+            rank_zero_info("ckpt_path latest: this run has no checkpoint yet, it begins at its start")
         # A job that SLURM began again goes on from its own, even where it was first given another to begin from.
         begin = None if given == "latest" else given
         arguments["ckpt_path"] = begin if found is None else str(found)
@@ -174,7 +177,8 @@ class CLI(LightningCLI):
             callbacks = [*callbacks, RichProgressBar()]
         plugins = config.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        of_strategy = getattr(config.get("strategy"), "_checkpoint_io", None)
+        if of_strategy is None and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             config["plugins"] = [*plugins, WholeCheckpoints()]
         return super()._instantiate_trainer(config, callbacks)
 

@@ -29,8 +29,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The `srun` command", "ignore:Checkpoint directory"),
 ]
 STEPS, ROWS, WEIGHT, KILLS = 15, 4, 2e-7, 3
-# What a process may take to notice that another is gone; measured: 3 to 10 s. Without care it would be half an hour.
-PATIENCE = 60
+# Seconds that the processes may take to notice that one is gone, or at the time limit that it does not answer; a limit
+# shorter than processes start apart would end every run.
+PATIENCE, LIMIT = 60, 45
 
 Arguments = Callable[..., list[str]]
 
@@ -195,7 +196,7 @@ def broken_off(command: list[str], folder: Path, **options: Any) -> tuple[int, s
     (folder / "hit").unlink(missing_ok=True)
     with started(command, log, **options) as process:
         wait_until(lambda: (folder / "hit").exists() or process.poll() is not None, 250, log.read_text)
-        wait_until(lambda: process.poll() is not None, PATIENCE, lambda: "hangs\n" + log.read_text())
+        wait_until(lambda: process.poll() is not None, PATIENCE + LIMIT, lambda: "hangs\n" + log.read_text())
         pids = [int((folder / f"pid-{rank}").read_text()) for rank in (0, 1)]
         wait_until(lambda: not any(alive(pid) for pid in pids), PATIENCE, lambda: "one hangs\n" + log.read_text())
         return process.returncode, log.read_text()
@@ -228,7 +229,7 @@ def test_two_processes_through_all_that_may_hit_one_of_them(
 def test_a_process_that_does_not_answer_ends_the_run_at_the_time_limit(arguments: Arguments, tmp_path: Path) -> None:
     limit = [
         "--trainer.strategy.class_path=lightning.pytorch.strategies.DDPStrategy",
-        "--trainer.strategy.init_args.timeout=0:00:15",
+        f"--trainer.strategy.init_args.timeout=0:00:{LIMIT}",
     ]
     code, said = broken_off(arguments(tmp_path, "ddp", *limit, *signal_at(2, "SIGSTOP", 1)), tmp_path)
     assert code == 1 and "does not answer" in said and "Traceback" not in said and whole(tmp_path) == [2, 2]
