@@ -27,7 +27,10 @@ def end_others(trainer: Trainer, seconds: float = 10.0) -> None:
         seconds: How long they are waited for together.
     """
     end = time.monotonic() + seconds
-    for process in getattr(trainer.strategy.launcher, "procs", []):
+    started = getattr(trainer.strategy.launcher, "procs", [])
+    others = list(started)
+    started.clear()  # Lightning watches this list, and would kill this process with the first that did not end by itself.
+    for process in others:
         try:
             process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
