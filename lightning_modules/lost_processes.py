@@ -29,7 +29,8 @@ def end_others(trainer: Trainer, seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     started = getattr(trainer.strategy.launcher, "procs", [])
     others = list(started)
-    started.clear()  # Lightning watches this list, and would kill this process with the first that did not end by itself.
+    # Lightning watches this list, and would kill this process too when one of them ends with another code than 0.
+    started.clear()
     for process in others:
         try:
             process.wait(max(0.0, end - time.monotonic()))

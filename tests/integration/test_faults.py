@@ -209,7 +209,9 @@ def test_two_processes_through_all_that_may_hit_one_of_them(
         return broken_off(arguments(tmp_path, strategy, *signal_at(*fault)), tmp_path)
 
     code, said = hit(2, "SIGKILL", 1)
-    assert code not in (0, 2) and "r3mem: another process of this run has ended" in said and "Traceback" not in said
+    # Lightning watches what the first process started, every five seconds, and may be faster than gloo's error.
+    assert code == -signal.SIGKILL or (code == 1 and "r3mem: another process of this run has ended" in said)
+    assert "Traceback" not in said
     assert whole(tmp_path) == [2, 2]
     code, said = hit(4, "SIGKILL", 0)
     assert code == -signal.SIGKILL and "r3mem: another process" in said and max(whole(tmp_path)) == 4

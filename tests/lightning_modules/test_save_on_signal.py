@@ -81,7 +81,7 @@ def test_impossible_settings_are_refused(kind: type[SaveOnSignal], wrong: dict[s
 
 def test_processes_may_tell_why_they_end_and_are_killed_if_they_do_not() -> None:
     procs = [subprocess.Popen(["sleep", "0.2"]), subprocess.Popen(["sleep", "60"])]
-    run: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=SimpleNamespace(procs=procs)))
+    run: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=SimpleNamespace(procs=[*procs])))
     began = time.monotonic()
     end_others(run, seconds=1.0)
     assert [process.returncode for process in procs] == [0, -signal.SIGKILL] and time.monotonic() - began < 30
