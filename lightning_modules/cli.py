@@ -29,14 +29,20 @@ import jsonargparse
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from lightning_modules.callbacks import ExportAdapter, MemoryWriter, SlurmRequeue, Throughput
+from lightning_modules.callbacks import ExportAdapter, MemoryWriter, SaveOnSignal, SlurmRequeue, Throughput
+from lightning_modules.latest_checkpoint import SameStart, began_again, check_folders, latest_checkpoint
+from lightning_modules.lost_processes import end_others, tells_of_lost
 from lightning_modules.memory_module import MemoryModule
+from lightning_modules.whole_checkpoints import TRAINING_STATE, WholeCheckpoints, step_of
 from r3mem.errors import InputError, R3MemError
 
-CHECKPOINT_WORDS = ("best", "last", "hpc", "registry")
+# Lightning's own, and ours: see `latest_checkpoint`.
+CHECKPOINT_WORDS = ("best", "last", "hpc", "registry", "latest")
 QUIET = (
     # Other packages' deprecations, several lines a step under DeepSpeed, nothing a user can act upon.
     r".*all_gather_into_tensor.*deprecated.*",
@@ -108,6 +114,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(Throughput, "throughput")
         parser.add_lightning_class_args(MemoryWriter, "memory_writer")
         parser.add_lightning_class_args(ExportAdapter, "export")
+        parser.add_lightning_class_args(SaveOnSignal, "save_on_signal")
         parser.add_lightning_class_args(SlurmRequeue, "slurm_requeue")
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
@@ -125,11 +132,43 @@ class CLI(LightningCLI):
             parser.set_defaults({"return_predictions": False})
         return parser
 
-    def before_instantiate_classes(self) -> None:
-        """Refuse a checkpoint that is not there before anything is loaded."""
-        path = self.config[self.subcommand].get("ckpt_path")
-        if path and path not in CHECKPOINT_WORDS and "://" not in str(path) and not Path(path).exists():
-            raise InputError(f"ckpt_path {path}: no such file; give a checkpoint that a run saved, or 'last'")
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Refuse a checkpoint that is not there, or not whole, before anything is loaded."""
+        super().parse_arguments(parser, args)
+        subcommand = self.config["subcommand"]
+        given = self.config[subcommand]
+        path = given.get("ckpt_path")
+        if not path or path in CHECKPOINT_WORDS or "://" in str(path):
+            return
+        if not Path(path).exists():
+            raise InputError(f"ckpt_path {path}: no such file; give a checkpoint that a run saved, or 'latest'")
+        if Path(path).is_file():
+            step_of(Path(path), _needed(subcommand), given.get("weights_only") is not False)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        given, again = arguments.get("ckpt_path"), subcommand == "fit" and began_again()
+        if given != "latest" and not again:
+            return arguments
+        if given == "latest":
+            check_folders(self.trainer)
+        found = latest_checkpoint(self.trainer, _needed(subcommand), arguments.get("weights_only") is not False)
+        if given == "latest" and found is None and subcommand != "fit":
+            raise InputError("ckpt_path latest: this run has no checkpoint; name one that a run saved")
+        if given == "latest" and found is None:
+            rank_zero_info("ckpt_path latest: this run has no checkpoint yet, it begins at its start")
+        # A job that SLURM began again goes on from its own, even where it was first given another to begin from.
+        begin = None if given == "latest" else given
+        arguments["ckpt_path"] = begin if found is None else str(found)
+        self.trainer.callbacks.append(SameStart(found))
+        return arguments
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException:
+            end_others(self.trainer)
+            raise
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("enable_checkpointing") is False or config.get("barebones"):
@@ -139,6 +178,11 @@ class CLI(LightningCLI):
         quiet = config.get("enable_progress_bar") is False or config.get("barebones")
         if not quiet and not any(isinstance(c, ProgressBar) for c in given):
             callbacks = [*callbacks, RichProgressBar()]
+        plugins = config.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        of_strategy = getattr(config.get("strategy"), "_checkpoint_io", None)
+        if of_strategy is None and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            config["plugins"] = [*plugins, WholeCheckpoints()]
         return super()._instantiate_trainer(config, callbacks)
 
 
@@ -177,6 +221,20 @@ def main(args: ArgsType = None) -> None:
             raise
         print(f"r3mem: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except RuntimeError as error:
+        if os.environ.get("R3MEM_TRACEBACK") or not tells_of_lost(error):
+            raise
+        print(
+            "r3mem: another process of this run has ended or does not answer; if it said why, it said so above. "
+            f"The same command with --ckpt_path latest goes on ({_one_line(error)[:200]})",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
+
+
+def _needed(subcommand: str) -> tuple[str, ...]:
+    """What a checkpoint must hold for it."""
+    return TRAINING_STATE if subcommand == "fit" else ("state_dict", "global_step")
 
 
 def _whole_numbers_first(parser: LightningArgumentParser) -> None:

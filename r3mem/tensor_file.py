@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,10 +45,25 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=_hidden(path), dir=path.parent) as scratch:
             written = Path(scratch) / "written"
             yield written
             written.replace(path)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed writes of a file left beside it; only where nobody else is writing that file now.
+
+    Args:
+        path: The file that `replacing` was given.
+    """
+    for scratch in path.parent.glob(f"{glob.escape(_hidden(path))}*"):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _hidden(path: Path) -> str:
+    # Lightning takes any name that contains ckpt_ for that of a numbered checkpoint.
+    return f".{path.name.replace('ckpt_', 'ckpt-')}-"
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str]) -> None:

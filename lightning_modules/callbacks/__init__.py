@@ -2,7 +2,8 @@
 
 from lightning_modules.callbacks.export_adapter import ExportAdapter
 from lightning_modules.callbacks.memory_writer import MemoryWriter
+from lightning_modules.callbacks.save_on_signal import SaveOnSignal
 from lightning_modules.callbacks.slurm_requeue import SlurmRequeue
 from lightning_modules.callbacks.throughput import Throughput
 
-__all__ = ["ExportAdapter", "MemoryWriter", "SlurmRequeue", "Throughput"]
+__all__ = ["ExportAdapter", "MemoryWriter", "SaveOnSignal", "SlurmRequeue", "Throughput"]

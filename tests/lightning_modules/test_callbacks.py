@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.callbacks import MemoryWriter, SlurmRequeue, Throughput, throughput
-from r3mem import ConfigError, Memory
+from lightning_modules.callbacks import MemoryWriter, Throughput, throughput
+from r3mem import Memory
 
 
 def test_tokens_a_second_are_of_real_tokens_without_validation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,9 +102,3 @@ def test_without_lengths_a_document_ends_where_its_row_goes_on_to_another(tmp_pa
     run(writer, tmp_path, [([0], [(0, record(8))]), ([0], [(0, record(4))]), ([1], [(1, record(3))])], known=False)
     found = {path.name: Memory.load(path).n_tokens for path in (tmp_path / "here").glob("*.safetensors")}
     assert found == {"00000000.safetensors": 12, "00000001.safetensors": 3}
-
-
-@pytest.mark.parametrize("wrong", [{"signal_name": "SIGNONE"}, {"every_n_steps": 0}])
-def test_requeueing_refuses_impossible_settings(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"give one such as SIGUSR1|ask at least every step"):
-        SlurmRequeue(**wrong)

@@ -1,0 +1,102 @@
+"""Checkpoint files that are whole or not there: how they are written, and how a damaged one is told."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+
+from r3mem.errors import InputError
+from r3mem.tensor_file import remove_leftovers, replacing
+
+#: What training goes on from; a checkpoint saved with ``save_weights_only`` has less.
+TRAINING_STATE = ("state_dict", "global_step", "loops", "optimizer_states", "lr_schedulers")
+ADVICE = "--ckpt_path latest takes the latest whole checkpoint of the run"
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, down to the disk, and renames it; reads only what is whole.
+
+    Lightning's own writes to the system's temporary folder and moves the file. Where that is another file system, as it
+    is on most clusters, the move is a copy onto the checkpoint before: a process that is killed meanwhile, or a full
+    disk, leaves neither.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
+        """Write or replace a file. Places that are no local files ("s3://...") are left to Lightning.
+
+        Raises:
+            InputError: The disk refuses; says what is still there.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        # Serialised first: what the disk refuses is then an error of the operating system's, not one of torch's.
+        serialised, path = io.BytesIO(), Path(path)
+        torch.save(checkpoint, serialised)
+        remove_leftovers(path)
+        try:
+            with replacing(path) as written, written.open("wb") as file:
+                file.write(serialised.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+        except InputError as error:
+            there = sorted(other.name for other in path.parent.glob("*.ckpt"))
+            kept = f"still there: {', '.join(there)}; {ADVICE}" if there else "no checkpoint is there yet"
+            raise InputError(f"checkpoint {error}; {kept}") from error
+
+    def load_checkpoint(self, path: _PATH, *options: Any, **named: Any) -> dict[str, Any]:
+        """Read a file; options are those of Lightning's, which differ from version to version.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        if "://" not in str(path) and Path(path).is_file():
+            check_whole(Path(path))
+        return super().load_checkpoint(path, *options, **named)
+
+
+def check_whole(path: Path) -> None:
+    """Read a file through and compare every part with its checksum.
+
+    Raises:
+        InputError: It is truncated, or holds other bytes than were written.
+    """
+    try:
+        with zipfile.ZipFile(path) as parts:
+            damaged = parts.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise InputError(f"checkpoint {path} is not whole ({error}), it may be truncated: {ADVICE}") from error
+    if damaged is not None:
+        raise InputError(f"checkpoint {path} is damaged ({damaged} does not match its checksum): {ADVICE}")
+
+
+def step_of(path: Path, needed: Iterable[str] = TRAINING_STATE, weights_only: bool = True) -> int:
+    """The optimiser step at which a checkpoint was saved.
+
+    Args:
+        path: The file.
+        needed: Names that it must hold.
+        weights_only: Refuse to build anything but tensors and plain values, see ``torch.load``.
+
+    Raises:
+        InputError: The file is damaged, or lacks what is needed.
+    """
+    check_whole(path)
+    try:
+        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"checkpoint {path} cannot be read ({reason}): {ADVICE}") from error
+    missing = [name for name in needed if name not in saved] if isinstance(saved, dict) else list(needed)
+    if missing:
+        raise InputError(f"checkpoint {path} lacks {', '.join(missing)}: take one that a run saved whole; {ADVICE}")
+    return int(saved["global_step"])
