@@ -67,11 +67,6 @@ class InterleavedTokens(HiddenStateCompressor):
         assert out.slots_BKD is not None
         return out.slots_BKD.float(), out.logits_BNV
 
-    def pool(self, states_BND: Tensor, text: Segments) -> Tensor:
-        """State ``BKD`` of the last token that each slot stands for: what a slot is first read as."""
-        last_BK1 = (self._after(text) - 1).clamp(min=0)[..., None]
-        return states_BND.gather(1, last_BK1.expand(-1, -1, states_BND.shape[2]))
-
     def _after(self, text: Segments) -> Tensor:
         """How many tokens stand in front of each slot, ``BK``."""
         slot_K = torch.arange(self.slot_mask(text).shape[1], device=text.ids_BN.device)

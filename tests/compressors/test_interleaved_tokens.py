@@ -16,6 +16,8 @@ from tests.tiny_models import WIDTH
 
 class TestInterleavedTokens(HiddenStateBattery):
     build = staticmethod(partial(InterleavedTokens, WIDTH, write_layer=2, read_layer=1))
+    # A slot of an untrained model knows its last token, and hardly the mean.
+    explains = 0.02
 
 
 @torch.no_grad()
