@@ -203,7 +203,7 @@ def activation_bytes(shape: Shape, rows: int, tokens: int, ratio: int, rank: int
     layer = (2 * d + 2 + shape.heads) * FLOAT + (2 * d + a + 3 * a + 4 * i + 7 * rank) * HALF
     return Activations(
         layers=rows * s * shape.layers * layer,
-        inputs=rows * s * shape.layers * d * FLOAT,
+        inputs=rows * s * shape.layers * d * HALF,
         n_layers=shape.layers,
         logits=(rows * tokens - rows) * shape.vocabulary * FLOAT,
         adapters=shape.adapter_weights(rank) * HALF,

@@ -58,8 +58,12 @@ def arguments_of(strategy: str) -> list[str]:
 
 
 def command(strategy: str, args: argparse.Namespace, folder: Path) -> list[str]:
-    """The command line of one run."""
-    processes = 1 if strategy in ALONE else args.processes
+    """The command line of one run.
+
+    Raises:
+        InputError: No such strategy, or rows that cannot be split evenly.
+    """
+    processes, of_strategy = 1 if strategy in ALONE else args.processes, arguments_of(strategy)
     if args.batch % processes:
         raise InputError(f"--batch {args.batch} rows cannot be split evenly over {processes} processes")
     settings = {
@@ -93,7 +97,7 @@ def command(strategy: str, args: argparse.Namespace, folder: Path) -> list[str]:
     }
     files = [f"--config={CONFIGS}/model/virtual_tokens.yaml", f"--config={CONFIGS}/data/files.yaml"]
     given = [f"--{name}={value}" for name, value in settings.items()]
-    return [sys.executable, "-m", "lightning_modules.cli", "fit", *files, *arguments_of(strategy), *given]
+    return [sys.executable, "-m", "lightning_modules.cli", "fit", *files, *of_strategy, *given]
 
 
 def measured(strategy: str, args: argparse.Namespace) -> dict[str, Any]:
