@@ -57,6 +57,7 @@ def measured(processes: int, threads: int, corpus: Path, args: argparse.Namespac
             "trainer.accelerator": "cpu",
             "trainer.devices": processes,
             "trainer.logger": "false",
+            "trainer.default_root_dir": folder,
             "trainer.enable_progress_bar": "false",
             "trainer.callbacks": "step_clock.PredictionClock",
             "trainer.callbacks.init_args.folder": folder / "clock",
