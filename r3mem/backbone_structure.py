@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -25,6 +26,14 @@ def body(model: PreTrainedModel) -> nn.Module:
     found: nn.Module = model.base_model
     if found is model:
         raise ConfigError(f"{type(model).__name__} has no body apart from its head; it cannot be a backbone")
+    return found
+
+
+def head(model: PreTrainedModel) -> nn.Module:
+    """What makes logits of the body's states."""
+    found: nn.Module | None = cast(Any, model).get_output_embeddings()
+    if found is None:
+        raise ConfigError(f"{type(model).__name__} has no head apart from its body; set pack to null")
     return found
 
 
