@@ -285,12 +285,12 @@ def test_models_that_cannot_keep_rows_apart_are_refused(
 ) -> None:
     model = tiny_model()
     model.model.layers[1] = Leaky(model.model.layers[1])
-    with pytest.raises(ConfigError, match="LlamaForCausalLM.*see each other.*pack to null"):
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM.*see each other.*pack to null"):
         Backbone.wrap(model, byte_tokenizer, lora_rank=0, pack=32)
     assert Backbone.wrap(model, byte_tokenizer, lora_rank=0).pack is None
     backbone = tiny_backbone()
     backbone._signature = backbone._signature - {"position_ids"}
-    with pytest.raises(ConfigError, match="takes no position ids.*pack to null"):
+    with pytest.raises(ConfigError, match=r"takes no position ids.*pack to null"):
         check_packing(backbone, 32)
     for longest in (0, -5):
         with pytest.raises(ConfigError, match=f"pack {longest} is not possible"):
