@@ -81,6 +81,8 @@ class Backbone(nn.Module):
         pack: Longest row, in positions, that rows of unequal length are laid into one after another, none seeing the
             others (``r3mem/packing.py``); None pads them to the longest. Passes with a prefix or slots of keys and
             values are always padded.
+        load_in_4bit: Whether the frozen weights of linear layers are held in 4 bits (``r3mem/four_bit.py``); needs
+            bitsandbytes. The fingerprint is then another than that of the weights in ``dtype``.
     """
 
     pack: int | None = None
@@ -95,13 +97,14 @@ class Backbone(nn.Module):
         lora_dropout: float = 0.0,
         attn_implementation: str | None = None,
         pack: int | None = None,
+        load_in_4bit: bool = False,
     ) -> None:
         super().__init__()
         if dtype not in DTYPES:
             raise ConfigError(f"backbone dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
-        model, tokenizer = backbone_source.load(name, DTYPES[dtype], attn_implementation)
+        model, tokenizer = backbone_source.load(name, DTYPES[dtype], attn_implementation, load_in_4bit)
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
-        self.attn_implementation = attn_implementation
+        self.attn_implementation, self.load_in_4bit = attn_implementation, load_in_4bit
         self._pack(pack)
 
     @classmethod
@@ -123,7 +126,7 @@ class Backbone(nn.Module):
         if dtype not in DTYPES:
             raise ConfigError(f"the model's dtype {dtype!r} cannot serve; convert it to one of {', '.join(DTYPES)}")
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
-        self.attn_implementation = None
+        self.attn_implementation, self.load_in_4bit = None, False
         self._pack(pack)
         return self
 
