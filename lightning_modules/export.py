@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_modules.memory_module import MemoryModule
+from lightning_modules.whole_checkpoints import read_whole
 from r3mem.errors import ConfigError, InputError, R3MemError
 from r3mem.hierarchy import Flat
 
@@ -48,13 +46,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is a folder: give the checkpoint itself, such as {path / 'last.ckpt'}")
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a checkpoint that a run saved")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
-        raise InputError(f"{path} is not a checkpoint, or a part of one ({type(error).__name__})") from error
-    if not isinstance(saved, dict) or "state_dict" not in saved:
-        raise InputError(f"{path} is not a checkpoint of a run: it has no state_dict")
-    return saved
+    return read_whole(path, ("state_dict",))
 
 
 def _find(checkpoint: Path) -> Path:

@@ -80,7 +80,12 @@ def check_whole(path: Path) -> None:
 
 
 def step_of(path: Path, needed: Iterable[str] = TRAINING_STATE, weights_only: bool = True) -> int:
-    """The optimiser step at which a checkpoint was saved.
+    """The optimiser step at which a checkpoint was saved; arguments and errors as of :func:`read_whole`."""
+    return int(read_whole(path, needed, weights_only)["global_step"])
+
+
+def read_whole(path: Path, needed: Iterable[str] = TRAINING_STATE, weights_only: bool = True) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU, memory-mapped.
 
     Args:
         path: The file.
@@ -99,4 +104,5 @@ def step_of(path: Path, needed: Iterable[str] = TRAINING_STATE, weights_only: bo
     missing = [name for name in needed if name not in saved] if isinstance(saved, dict) else list(needed)
     if missing:
         raise InputError(f"checkpoint {path} lacks {', '.join(missing)}: take one that a run saved whole; {ADVICE}")
-    return int(saved["global_step"])
+    found: dict[str, Any] = saved
+    return found

@@ -28,19 +28,19 @@ from typing import Any, cast
 
 import peft
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r3mem import backbone_source
-from r3mem.backbone_structure import body, decoder_layers, digest
+from r3mem.adapters import with_adapters
+from r3mem.backbone_structure import body, decoder_layers, digest, head
 from r3mem.errors import ConfigError, InputError
-from r3mem.generation import generating, soft, until_end, with_room
+from r3mem.generation import continued, soft
 from r3mem.key_values import KeyValueLayout, Pair, PassCache
 from r3mem.layer_checkpoints import checkpoint_layers
-from r3mem.layer_hooks import LayerReached, captured, injected
+from r3mem.layer_hooks import LayerReached, captured, head_reads, injected
 from r3mem.memory import Segments
+from r3mem.packing import Packing, check_packing
 from r3mem.pass_layout import PassLayout
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
@@ -80,7 +80,14 @@ class Backbone(nn.Module):
         lora_dropout: Dropout on the adapters' input.
         attn_implementation: Attention path of transformers (``sdpa``, ``eager``); None leaves the choice to it.
         gradient_checkpointing: Keep only the inputs of the decoder layers and compute each again in the backward pass.
+        pack: Longest row, in positions, that rows of unequal length are laid into one after another, none seeing the
+            others (``r3mem/packing.py``); None pads them to the longest. Passes with a prefix or slots of keys and
+            values are always padded.
+        load_in_4bit: Whether the frozen weights of linear layers are held in 4 bits (``r3mem/four_bit.py``); needs
+            bitsandbytes. The fingerprint is then another than that of the weights in ``dtype``.
     """
+
+    pack: int | None = None
 
     def __init__(
         self,
@@ -92,14 +99,16 @@ class Backbone(nn.Module):
         lora_dropout: float = 0.0,
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
+        pack: int | None = None,
+        load_in_4bit: bool = False,
     ) -> None:
         super().__init__()
         if dtype not in DTYPES:
             raise ConfigError(f"backbone dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
-        model, tokenizer = backbone_source.load(name, DTYPES[dtype], attn_implementation)
+        model, tokenizer = backbone_source.load(name, DTYPES[dtype], attn_implementation, load_in_4bit)
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
-        self.attn_implementation, self.gradient_checkpointing = attn_implementation, gradient_checkpointing
-        checkpoint_layers(self.layers if gradient_checkpointing else ())
+        self.attn_implementation, self.load_in_4bit = attn_implementation, load_in_4bit
+        self._save_memory(gradient_checkpointing, pack)
 
     @classmethod
     def wrap(
@@ -112,6 +121,7 @@ class Backbone(nn.Module):
         lora_targets: str | list[str] = "all-linear",
         lora_dropout: float = 0.0,
         gradient_checkpointing: bool = False,
+        pack: int | None = None,
     ) -> Backbone:
         """A backbone around a model that is already in memory."""
         self = cls.__new__(cls)
@@ -120,9 +130,15 @@ class Backbone(nn.Module):
         if dtype not in DTYPES:
             raise ConfigError(f"the model's dtype {dtype!r} cannot serve; convert it to one of {', '.join(DTYPES)}")
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
-        self.attn_implementation, self.gradient_checkpointing = None, gradient_checkpointing
-        checkpoint_layers(self.layers if gradient_checkpointing else ())
+        self.attn_implementation, self.load_in_4bit = None, False
+        self._save_memory(gradient_checkpointing, pack)
         return self
+
+    def _save_memory(self, gradient_checkpointing: bool, pack: int | None) -> None:
+        if pack is not None:
+            check_packing(self, pack)
+        self.gradient_checkpointing, self.pack = gradient_checkpointing, pack
+        checkpoint_layers(self.layers if gradient_checkpointing else ())
 
     def _adopt(
         self,
@@ -145,17 +161,7 @@ class Backbone(nn.Module):
         self.layers = decoder_layers(model)
         self.model: nn.Module = model
         if lora_rank > 0:
-            config = LoraConfig(
-                r=lora_rank, lora_alpha=lora_alpha,  # type: ignore[arg-type]  # PEFT divides it: any number serves.
-                target_modules=lora_targets, lora_dropout=lora_dropout,
-                task_type="CAUSAL_LM",
-            )  # fmt: skip
-            self.model = peft.get_peft_model(model, config)
-            for module in self.model.modules():
-                if isinstance(module, LoraLayer):
-                    # PEFT would lift every activation to float32; autocast lowers the adapters instead, several
-                    # times faster on a CPU, with the float32 adapters as master weights.
-                    module.cast_input_dtype_enabled = False
+            self.model = with_adapters(model, lora_rank, lora_alpha, lora_targets, lora_dropout)
         self.base = model
         self.generation_pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
@@ -272,6 +278,9 @@ class Backbone(nn.Module):
             slots_after_BK: For slots that stand among the text: how many of its tokens stand in front of each, in
                 rising order. A slot sees those alone, and tokens behind see the slot; positions count both.
             key_values: Whether the slots' keys and values are wanted.
+
+        With ``pack``, a pass without keys and values runs over packed rows where these are fewer positions. What it
+        gives is the same but for rounding, and 0 at padding.
         """
         n_text = text.ids_BN.shape[1]
         text_mask_BN = text.mask_BN
@@ -294,27 +303,43 @@ class Backbone(nn.Module):
             cache = PassCache([] if prefix is None else self.front(prefix), n_slots if key_values else 0)
         if key_values and not logits and capture is None:
             capture = self.output
+        first, end = n_prefix - n_cached, n_prefix - n_cached + n_text
+        last_B = prefix.last_B if prefix is not None and first else None
+        packing = None
+        if self.pack is not None and cache is None and not plain:
+            packing = Packing.of(layout, n_prefix, n_text, self.pack)
         with ExitStack() as stack:
             if not plain:
                 n_queries = inputs["inputs_embeds"].shape[1]
-                masks = PassMasks.build(layout.valid_BS, n_prefix, n_queries, self.compute, layout.order_BS)
-                inputs |= {"attention_mask": masks.all_layers, "position_ids": positions_BS[:, n_cached:]}
+                if packing is not None:
+                    inputs["inputs_embeds"] = packing.pack(inputs["inputs_embeds"])
+                    masks = packing.masks(self.compute)
+                    positions = packing.positions_RZ.clamp(max=self.max_positions - 1)
+                    stack.enter_context(head_reads(head(self.base), packing.heads(last_B)))
+                else:
+                    masks = PassMasks.build(layout.valid_BS, n_prefix, n_queries, self.compute, layout.order_BS)
+                    positions = positions_BS[:, n_cached:]
+                inputs |= {"attention_mask": masks.all_layers, "position_ids": positions}
                 if prefix is not None and prefix.layer > 0:
-                    stack.enter_context(injected(self.layers, prefix, masks, type(self.base).__name__))
+                    stack.enter_context(injected(self.layers, prefix, masks, type(self.base).__name__, packing))
             taken: list[Tensor] = []
             if capture is not None:
                 stack.enter_context(captured(self.layers, body(self.base), capture, taken, stop=not logits))
             output_logits_BSV = self._run(inputs, cache)
-        first, end = n_prefix - n_cached, n_prefix - n_cached + n_text
-        made = Pass(output_logits_BSV[:, first:end] if output_logits_BSV is not None else None)
-        if prefix is not None and first and output_logits_BSV is not None:
-            rows_B = torch.arange(len(output_logits_BSV), device=output_logits_BSV.device)
-            made.opening_BV = output_logits_BSV[rows_B, prefix.last_B]
+        made = Pass(None)
+        if output_logits_BSV is not None and packing is not None:
+            made.logits_BNV, made.opening_BV = packing.logits(output_logits_BSV[0], last_B)
+        elif output_logits_BSV is not None:
+            made.logits_BNV = output_logits_BSV[:, first:end]
+            if last_B is not None:
+                rows_B = torch.arange(len(output_logits_BSV), device=output_logits_BSV.device)
+                made.opening_BV = output_logits_BSV[rows_B, last_B]
         if cache is not None and cache.kept:
             made.key_values_BKW = self.key_values.flat(cache.kept, positions_BS[:, n_cached + end :])
         if taken:
-            made.text_BND = taken[0][:, first:end]
-            made.slots_BKD = taken[0][:, end:] if slots_BKD is not None else None
+            states_BSD = taken[0] if packing is None else packing.unpack(taken[0])
+            made.text_BND = states_BSD[:, first:end]
+            made.slots_BKD = states_BSD[:, end:] if slots_BKD is not None else None
         return made
 
     def takes(self, argument: str) -> bool:
@@ -366,33 +391,4 @@ class Backbone(nn.Module):
         Raises:
             InputError: There is no prompt, or one is empty.
         """
-        if not prompts:
-            raise InputError("no prompts given: pass at least one")
-        if any(not prompt for prompt in prompts):
-            raise InputError("a prompt is empty: give at least one token for the model to continue")
-        if prefix is not None and not prefix.n_positions:
-            prefix = None
-        longest = max(len(prompt) for prompt in prompts)
-        n_prefix = 0 if prefix is None else prefix.n_positions
-        ids_BN = torch.zeros(len(prompts), longest, dtype=torch.long, device=self.device)
-        mask_BS = torch.zeros(len(prompts), n_prefix + longest, dtype=torch.long, device=self.device)
-        for b, prompt in enumerate(prompts):
-            ids_BN[b, longest - len(prompt) :] = torch.tensor(prompt, device=self.device)
-            mask_BS[b, n_prefix + longest - len(prompt) :] = 1
-        embeds_BSD = self.embed(ids_BN)
-        inputs = {"input_ids": ids_BN}
-        if prefix is not None:
-            mask_BS[:, :n_prefix] = prefix.mask_BP
-            inputs = {"inputs_embeds": with_room(prefix, embeds_BSD)}
-        configured = getattr(self.base.generation_config, "eos_token_id", None)
-        end = options.get("eos_token_id", self.tokenizer.eos_token_id if configured is None else configured)
-        pad = self.generation_pad if self.generation_pad is not None else 0
-        with ExitStack() as stack:
-            if prefix is not None:
-                stack.enter_context(generating(self, prefix))
-            stack.enter_context(
-                torch.autocast(self.device.type, dtype=self.compute, enabled=self.compute != torch.float32)
-            )
-            out_BN = cast(Any, self.model).generate(**inputs, attention_mask=mask_BS, pad_token_id=pad, **options)
-        # Given ids, transformers gives them back in front of the new ones; given embeddings, it cannot.
-        return until_end(out_BN[:, longest if prefix is None else 0 :], end)
+        return continued(self, prompts, prefix, options)

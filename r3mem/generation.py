@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from r3mem.errors import InputError
 from r3mem.layer_hooks import injected
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
@@ -32,15 +33,6 @@ def with_room(prefix: Prefix, embeds_BND: Tensor) -> Tensor:
     """A prefix and a text as input embeddings; keys and values get room, which :func:`generating` takes out again."""
     room_BMD = embeds_BND.new_zeros(len(embeds_BND), prefix.n_cached, embeds_BND.shape[2])
     return torch.cat([room_BMD, soft(prefix, embeds_BND), embeds_BND], 1)
-
-
-def until_end(ids_BN: Tensor, end: int | list[int] | None) -> list[list[int]]:
-    """Each row up to its first end mark, of which there may be several kinds."""
-    ends, rows = set(end) if isinstance(end, list) else {end}, []
-    for row in ids_BN.tolist():
-        stop = next((i for i, token in enumerate(row) if token in ends), len(row))
-        rows.append(row[:stop])
-    return rows
 
 
 @contextmanager
@@ -91,3 +83,44 @@ def generating(backbone: Backbone, prefix: Prefix) -> Iterator[None]:
             yield
     finally:
         handle.remove()
+
+
+def continued(
+    backbone: Backbone, prompts: list[list[int]], prefix: Prefix | None, options: dict[str, Any]
+) -> list[list[int]]:
+    """See :meth:`r3mem.backbone.Backbone.generate`."""
+    if not prompts:
+        raise InputError("no prompts given: pass at least one")
+    if any(not prompt for prompt in prompts):
+        raise InputError("a prompt is empty: give at least one token for the model to continue")
+    if prefix is not None and not prefix.n_positions:
+        prefix = None
+    longest = max(len(prompt) for prompt in prompts)
+    n_prefix = 0 if prefix is None else prefix.n_positions
+    ids_BN = torch.zeros(len(prompts), longest, dtype=torch.long, device=backbone.device)
+    mask_BS = torch.zeros(len(prompts), n_prefix + longest, dtype=torch.long, device=backbone.device)
+    for b, prompt in enumerate(prompts):
+        ids_BN[b, longest - len(prompt) :] = torch.tensor(prompt, device=backbone.device)
+        mask_BS[b, n_prefix + longest - len(prompt) :] = 1
+    embeds_BSD = backbone.embed(ids_BN)
+    inputs = {"input_ids": ids_BN}
+    if prefix is not None:
+        mask_BS[:, :n_prefix] = prefix.mask_BP
+        inputs = {"inputs_embeds": with_room(prefix, embeds_BSD)}
+    configured = getattr(backbone.base.generation_config, "eos_token_id", None)
+    end = options.get("eos_token_id", backbone.tokenizer.eos_token_id if configured is None else configured)
+    ends = set(end) if isinstance(end, list) else {end}
+    pad = backbone.generation_pad if backbone.generation_pad is not None else 0
+    with ExitStack() as stack:
+        if prefix is not None:
+            stack.enter_context(generating(backbone, prefix))
+        stack.enter_context(
+            torch.autocast(backbone.device.type, dtype=backbone.compute, enabled=backbone.compute != torch.float32)
+        )
+        out_BN = cast(Any, backbone.model).generate(**inputs, attention_mask=mask_BS, pad_token_id=pad, **options)
+    # Given ids, transformers gives them back in front of the new ones; given embeddings, it cannot.
+    rows: list[list[int]] = []
+    for row in out_BN[:, longest if prefix is None else 0 :].tolist():
+        stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+        rows.append(row[:stop])
+    return rows

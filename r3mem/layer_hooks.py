@@ -1,6 +1,6 @@
-"""Hooks on the decoder layers of one pass: where a prefix enters, and where states are taken out.
+"""Hooks on the layers of one pass: where a prefix enters, where states are taken out, and which of them the head reads.
 
-Shape legend: B batch, P prefix, S positions of one pass, D width.
+Shape legend: B batch, P prefix, S positions of one pass, H of them read by the head, D width.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from r3mem.errors import ConfigError
+from r3mem.packing import Packing
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
 
@@ -22,7 +23,9 @@ class LayerReached(Exception):
 
 
 @contextmanager
-def injected(layers: nn.ModuleList, prefix: Prefix, masks: PassMasks, model: str) -> Iterator[None]:
+def injected(
+    layers: nn.ModuleList, prefix: Prefix, masks: PassMasks, model: str, packing: Packing | None = None
+) -> Iterator[None]:
     """Inside, the prefix's states enter at their layer and are unseen below it.
 
     Args:
@@ -30,6 +33,7 @@ def injected(layers: nn.ModuleList, prefix: Prefix, masks: PassMasks, model: str
         prefix: The prefix.
         masks: Attention masks of the pass, below the prefix's layer and from it on.
         model: What the model is called in errors.
+        packing: Where the prefix stands if the pass's rows are packed.
 
     Raises:
         ConfigError: There is no such layer; inside, at the first pass of a model whose layers do not get its mask.
@@ -57,8 +61,11 @@ def injected(layers: nn.ModuleList, prefix: Prefix, masks: PassMasks, model: str
             return None  # A cached step: the prefix has entered before.
         hidden_BSD = args[0] if args else kwargs["hidden_states"]
         states_BPD = prefix.states_BPD.to(hidden_BSD.dtype)
-        states_BPD = states_BPD.repeat_interleave(len(hidden_BSD) // len(states_BPD), 0)
-        hidden_BSD = torch.cat([states_BPD, hidden_BSD[:, states_BPD.shape[1] :]], 1)
+        if packing is not None:
+            hidden_BSD = packing.with_prefix(hidden_BSD, states_BPD)
+        else:
+            states_BPD = states_BPD.repeat_interleave(len(hidden_BSD) // len(states_BPD), 0)
+            hidden_BSD = torch.cat([states_BPD, hidden_BSD[:, states_BPD.shape[1] :]], 1)
         return ((hidden_BSD, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden_BSD})
 
     with ExitStack() as stack:
@@ -100,6 +107,25 @@ def captured(layers: nn.ModuleList, body: nn.Module, layer: int, into: list[Tens
         handle = layers[layer].register_forward_pre_hook(before, with_kwargs=True, prepend=True)
     else:
         handle = (layers[-1] if layer == len(layers) else body).register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def head_reads(head: nn.Module, places_H: Tensor) -> Iterator[None]:
+    """Inside, the head reads some positions alone and gives ``1HV``: over a whole vocabulary padding costs as well.
+
+    Args:
+        head: What makes logits of states ``BSD``.
+        places_H: The positions, in ``BS`` counted through.
+    """
+
+    def chosen(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0].flatten(0, 1)[places_H][None], *args[1:])
+
+    handle = head.register_forward_pre_hook(chosen)
     try:
         yield
     finally:

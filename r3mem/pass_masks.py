@@ -42,9 +42,20 @@ class PassMasks:
         # A padded query has nothing to attend to; itself keeps its softmax finite.
         seen_BQS = (causal_BQS & valid_BS[:, None]) | itself_QS
         below_BQS = seen_BQS & ~((key_S < n_prefix) & (query_Q[:, None] >= n_prefix))
+        return cls.additive(seen_BQS, below_BQS, dtype)
+
+    @classmethod
+    def additive(cls, seen_BQS: Tensor, below_BQS: Tensor, dtype: torch.dtype) -> PassMasks:
+        """Masks of what is seen.
+
+        Args:
+            seen_BQS: True where a query attends to a key.
+            below_BQS: The same below the prefix's layer.
+            dtype: Of the masks.
+        """
         blocked = torch.finfo(dtype).min
         masks = [
             torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, blocked)[:, None]
             for seen in (seen_BQS, below_BQS)
         ]
-        return cls(masks[0], masks[1], n_queries)
+        return cls(masks[0], masks[1], seen_BQS.shape[1])

@@ -128,6 +128,32 @@ class CompressorBattery:
         beyond_BK = torch.arange(wider.slots_BKD.shape[1]) * RATIO >= text.lengths_B[:, None]
         assert (wider.slots_BKD[beyond_BK] == 0).all()
 
+    @pytest.mark.parametrize("longest", [16, 64])
+    def test_packed_rows_are_padded_rows(self, compressor: Compressor, backbone: Backbone, longest: int) -> None:
+        text, memory = random_text(LENGTHS), self.memory(BEFORE)
+        memory.slots_BKD.requires_grad_()
+        named = {
+            name: p for part in (compressor, backbone) for name, p in part.named_parameters() if p.requires_grad
+        } | {"memory": memory.slots_BKD}
+
+        def made() -> dict[str, Tensor | None]:
+            written = compressor(backbone, text, memory)
+            logits = written.logits_BNV[text.mask_BN]
+            # Weights at random: the sum of squares of a normalised state has no gradient.
+            weights_BKD = torch.randn(written.slots_BKD.shape, generator=torch.Generator().manual_seed(4))
+            loss = logits.square().mean() + (written.slots_BKD * weights_BKD).sum() / len(LENGTHS)
+            found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+            return {"slots": written.slots_BKD, "logits": logits} | dict(zip(named, found, strict=True))
+
+        padded = made()
+        backbone.pack = longest
+        packed = made()
+        for name, expected in padded.items():
+            assert (expected is None) == (packed[name] is None), name
+            if expected is not None:
+                scale = expected.abs().max().clamp(min=1e-6)
+                torch.testing.assert_close(packed[name] / scale, expected / scale, atol=2e-4, rtol=0, msg=name)
+
     @torch.no_grad()
     def test_all_rows_empty(self, compressor: Compressor, backbone: Backbone) -> None:
         written = compressor(backbone, Segments.pad([[], []]), self.memory([0, 5]))

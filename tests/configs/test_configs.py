@@ -41,6 +41,8 @@ SHIPPED = {
     "experiment/hierarchy_refined": ("experiment/hierarchy_refined",),
     "experiment/ablation_transformer_coupling": (MODEL, DATA, TRAINER, "experiment/ablation_transformer_coupling"),
     "experiment/autoregressive_decoder": (SPELLS, DATA, TRAINER, "experiment/autoregressive_decoder"),
+    "experiment/packed": (MODEL, DATA, TRAINER, "experiment/packed"),
+    "experiment/qlora": (MODEL, DATA, TRAINER, "experiment/qlora"),
     "debug/overfit": (MODEL, DATA, TRAINER, "debug/overfit"),
     "debug/limit": (MODEL, DATA, TRAINER, LIMIT),
     "debug/profiler": (MODEL, DATA, TRAINER, "debug/profiler"),
@@ -120,9 +122,11 @@ def test_a_range_of_segment_lengths_trains(documents: Path, backbone_folder: Pat
 
 
 HIERARCHIES = [name for name in SHIPPED if name.startswith("experiment/hierarchy_")]
+# Needs bitsandbytes, and layers wider than those of the tiny model: tests/test_four_bit.py.
+IN_FOUR_BITS = "experiment/qlora"
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name not in HIERARCHIES])
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name not in (*HIERARCHIES, IN_FOUR_BITS)])
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore:.*split is empty")
 def test_runs(name: str, documents: Path, backbone_folder: Path, tmp_path: Path) -> None:
     steps = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.num_sanity_val_steps=0"]
@@ -136,6 +140,15 @@ def test_runs(name: str, documents: Path, backbone_folder: Path, tmp_path: Path)
     sizes += ["--model.ratios=[2,4]"] if name == "experiment/quickstart" else []
     main(["fit", *config(*SHIPPED[name]), *sizes, *steps, *place])
     assert (tmp_path / "run" / "metrics.csv").stat().st_size > 0
+
+
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+def test_overlays_of_the_backbone_change_nothing_else_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    backbone, four, packed = (
+        parsed(capsys, *config(*names))["model"]["backbone"]["init_args"]
+        for names in ((MODEL, DATA, TRAINER), SHIPPED[IN_FOUR_BITS], SHIPPED["experiment/packed"])
+    )
+    assert four == backbone | {"load_in_4bit": True} and packed == backbone | {"pack": 512}
 
 
 @pytest.mark.parametrize("name", HIERARCHIES)
