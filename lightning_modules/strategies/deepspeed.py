@@ -30,6 +30,8 @@ ADVICE = (
     "split its layers with lightning_modules.strategies.AdapterFSDPStrategy (configs/trainer/fsdp.yaml)"
 )
 
+BUCKETS = {"reduce_bucket_size": 10_000_000, "allgather_bucket_size": 10_000_000}
+
 
 class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
     """ZeRO stage 1 or 2 through Lightning, for models of which a small part is trained.
@@ -50,7 +52,8 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
             frozen weights too, is refused: passes over segments end at the layers where memories are written, and
             DeepSpeed's bookkeeping of who holds a weight does not survive that. `AdapterFSDPStrategy` splits them.
         process_group_backend: gloo or nccl; None takes gloo on CPUs, nccl on GPUs.
-        **options: Those of Lightning's strategy.
+        **options: Those of Lightning's strategy. Buckets hold 10 million numbers and not Lightning's 200 million, which
+            would be 1.5 GiB of a GPU, several times what adapters are.
     """
 
     def __init__(self, stage: int = 2, process_group_backend: str | None = None, **options: Any) -> None:
@@ -59,7 +62,7 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
         if not torch.cuda.is_available():
             # Before DeepSpeed is imported, which would look for an accelerator and tell of it.
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        super().__init__(stage=stage, process_group_backend=process_group_backend, **options)
+        super().__init__(stage=stage, process_group_backend=process_group_backend, **{**BUCKETS, **options})
 
     # -- processes ---------------------------------------------------------------------------------------------------
 

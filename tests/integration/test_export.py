@@ -74,9 +74,9 @@ def test_wrong_files_are_refused(
     for path, reason in (
         (run, "is a folder: give the checkpoint itself"),
         (tmp_path / "missing.ckpt", "no such file"),
-        (tmp_path / "garbage.ckpt", "is not a checkpoint, or a part of one"),
-        (tmp_path / "half.ckpt", "is not a checkpoint, or a part of one"),
-        (tmp_path / "other.ckpt", "it has no state_dict"),
+        (tmp_path / "garbage.ckpt", "is not whole"),
+        (tmp_path / "half.ckpt", "is not whole"),
+        (tmp_path / "other.ckpt", "lacks state_dict"),
         (tmp_path / "alone.ckpt", "with --config"),
     ):
         assert reason in refused(monkeypatch, capsys, path, *out)
