@@ -30,7 +30,7 @@ ADVICE = (
     "split its layers with lightning_modules.strategies.AdapterFSDPStrategy (configs/trainer/fsdp.yaml)"
 )
 
-BUCKETS = {"reduce_bucket_size": 10_000_000, "allgather_bucket_size": 10_000_000}
+BUCKET = 10_000_000
 
 
 class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
@@ -52,17 +52,32 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
             frozen weights too, is refused: passes over segments end at the layers where memories are written, and
             DeepSpeed's bookkeeping of who holds a weight does not survive that. `AdapterFSDPStrategy` splits them.
         process_group_backend: gloo or nccl; None takes gloo on CPUs, nccl on GPUs.
-        **options: Those of Lightning's strategy. Buckets hold 10 million numbers and not Lightning's 200 million, which
-            would be 1.5 GiB of a GPU, several times what adapters are.
+        reduce_bucket_size: Numbers of a buffer in which gradients are summed. Lightning's 200 million would be 1.5 GiB of
+            a GPU for two of them, several times what adapters are.
+        allgather_bucket_size: Numbers of a buffer in which weights are put together.
+        **options: Those of Lightning's strategy.
     """
 
-    def __init__(self, stage: int = 2, process_group_backend: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        stage: int = 2,
+        process_group_backend: str | None = None,
+        reduce_bucket_size: int = BUCKET,
+        allgather_bucket_size: int = BUCKET,
+        **options: Any,
+    ) -> None:
         if stage not in (1, 2):
             raise ConfigError(f"ZeRO stage {stage} cannot train this model: {ADVICE}")
         if not torch.cuda.is_available():
             # Before DeepSpeed is imported, which would look for an accelerator and tell of it.
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        super().__init__(stage=stage, process_group_backend=process_group_backend, **{**BUCKETS, **options})
+        super().__init__(
+            stage=stage,
+            process_group_backend=process_group_backend,
+            reduce_bucket_size=reduce_bucket_size,
+            allgather_bucket_size=allgather_bucket_size,
+            **options,
+        )
 
     # -- processes ---------------------------------------------------------------------------------------------------
 

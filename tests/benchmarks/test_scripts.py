@@ -99,3 +99,16 @@ def test_retention_of_memories_without_words(text: Path, backbone_folder: Path) 
     assert len(written["rows"]) == len({row["nll_memory"] for row in written["rows"]}) == 8 and {
         row["share"] for row in written["rows"]
     } == {0.0}
+
+
+def test_packing(text: Path, backbone_folder: Path) -> None:
+    sizes = ["--documents", "6", "--shortest", "2", "--longest", "40", "--repeats", "1"]
+    written = run("packing.py", text, backbone_folder, "--ratio", "4", *sizes, "--attention", "eager")
+    assert len(written["lengths"]) == 6 and max(written["lengths"]) == 40
+    rows = {(row["path"], row["layout"]): row for row in written["rows"]}
+    assert len(rows) == 6
+    for ratio in written["ratios"]:
+        padded, packed = rows[ratio["path"], "padded"], rows[ratio["path"], "packed"]
+        assert 0 <= packed["padding"] < padded["padding"] < 1 and packed["packed_rows"] < padded["packed_rows"] == 6
+        if ratio["path"] != "likelihood":
+            assert 0 < ratio["activation_mib"] < 1
