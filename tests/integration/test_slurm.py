@@ -169,7 +169,15 @@ def test_a_job_that_lost_a_node_goes_on_from_what_is_whole(
     for name in ("step20.ckpt", "last.ckpt"):
         path = folder / "checkpoints" / name
         path.write_bytes(path.read_bytes()[:5000])
-    slurm("scontrol", "update", "NodeName=mini2", "State=RESUME")
+
+    def is_back() -> bool:
+        state = slurm("sinfo", "-h", "-n", "mini2", "-o", "%T").strip()
+        if state.startswith("down"):  # Its daemon may have brought it back already, or do so now.
+            with suppress(subprocess.CalledProcessError):
+                slurm("scontrol", "update", "NodeName=mini2", "State=RESUME")
+        return state.startswith("idle")
+
+    job.wait_until(is_back)
     job.go_on()
     job.assert_ends_as(undisturbed)
     said = job.log.read_text()
