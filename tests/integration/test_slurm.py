@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,18 +37,24 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
-    """Runs a command of SLURM's: ``slurm("squeue", "-h")``."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a SLURM that runs."""
     folder = tmp_path_factory.mktemp("slurm")
     folder.chmod(0o755)
     subprocess.run([CLUSTER, "up", folder], check=True, capture_output=True, timeout=120)
-    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+    yield folder
+    subprocess.run([CLUSTER, "down", folder], check=True, capture_output=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def slurm(cluster: Path) -> Callable[..., str]:
+    """Runs a command of SLURM's: ``slurm("squeue", "-h")``."""
+    environment = {**os.environ, "SLURM_CONF": str(cluster / "slurm.conf")}
 
     def call(*command: str) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment, timeout=60).stdout
 
-    yield call
-    subprocess.run([CLUSTER, "down", folder], check=True, capture_output=True, timeout=120)
+    return call
 
 
 def wait_for(what: Callable[[], object], why: Callable[[], str]) -> None:
@@ -153,7 +158,7 @@ def test_a_signalled_job_goes_on_where_it_was(
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_job_that_lost_a_node_goes_on_from_what_is_whole(
-    slurm: Callable[..., str], tmp_path: Path, arguments: Arguments, undisturbed: Path, strategy: str
+    cluster: Path, slurm: Callable[..., str], tmp_path: Path, arguments: Arguments, undisturbed: Path, strategy: str
 ) -> None:
     """The second node falls silent in the middle of a step, as one without power does; SLURM queues the job again."""
     folder = tmp_path / "job"
@@ -161,15 +166,16 @@ def test_a_job_that_lost_a_node_goes_on_from_what_is_whole(
         slurm, folder, [*arguments(folder, strategy), "--checkpoint.save_top_k=-1", *signal_at(23, "SIGSTOP", rank=1)]
     )
     job.wait_until(lambda: (folder / "hit").exists())
+    os.kill(int((cluster / "run" / "slurmd-mini2.pid").read_text()), signal.SIGKILL)
     slurm("scontrol", "update", "NodeName=mini2", "State=DOWN", "Reason=lost")
     job.wait_until(lambda: job.state().startswith("PENDING"))
-    with suppress(ProcessLookupError):  # The node's daemon is alive here, and may have ended it.
-        os.kill(int((folder / "pid-1").read_text()), signal.SIGKILL)
+    os.kill(int((folder / "pid-1").read_text()), signal.SIGKILL)
     # The newest are cut off, as by a disk that went with the node.
     for name in ("step20.ckpt", "last.ckpt"):
         path = folder / "checkpoints" / name
         path.write_bytes(path.read_bytes()[:5000])
-    slurm("scontrol", "update", "NodeName=mini2", "State=RESUME")
+
+    subprocess.run([CLUSTER, "up", cluster], check=True, capture_output=True, timeout=120)
     job.go_on()
     job.assert_ends_as(undisturbed)
     said = job.log.read_text()
