@@ -52,8 +52,8 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
             frozen weights too, is refused: passes over segments end at the layers where memories are written, and
             DeepSpeed's bookkeeping of who holds a weight does not survive that. `AdapterFSDPStrategy` splits them.
         process_group_backend: gloo or nccl; None takes gloo on CPUs, nccl on GPUs.
-        reduce_bucket_size: Numbers of a buffer in which gradients are summed. Lightning's 200 million would be 1.5 GiB of
-            a GPU for two of them, several times what adapters are.
+        reduce_bucket_size: Numbers of a buffer in which gradients are summed. Two buffers of Lightning's 200 million
+            would be 1.5 GiB of a GPU, several times what adapters are.
         allgather_bucket_size: Numbers of a buffer in which weights are put together.
         **options: Those of Lightning's strategy.
     """
