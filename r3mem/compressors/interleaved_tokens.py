@@ -13,6 +13,7 @@ A segment of 5 tokens at ratio 2, ``s`` slots, ``M`` those of all segments befor
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -71,6 +72,16 @@ class InterleavedTokens(HiddenStateCompressor):
         """How many tokens stand in front of each slot, ``BK``."""
         slot_K = torch.arange(self.slot_mask(text).shape[1], device=text.ids_BN.device)
         return torch.minimum((slot_K + 1) * self.ratio, text.lengths_B[:, None])
+
+    def positions(self, memory: MemoryState) -> Tensor:
+        """One behind the other: a history of many segments stays within the distances that few have."""
+        n_batch, n_slots = memory.slots_BKD.shape[:2]
+        return torch.arange(1, n_slots + 1, device=memory.slots_BKD.device).expand(n_batch, -1)
+
+    def read(self, memory: MemoryState) -> Prefix:
+        """See :meth:`Compressor.read`; the text follows the last slot at once."""
+        prefix = super().read(memory)
+        return replace(prefix, start_B=memory.mask_BK.sum(1) + memory.mask_BK.any(1))
 
     def next_state(self, before: MemoryState | None, written: MemoryState) -> MemoryState:
         """All that was written, up to ``most``; see :func:`accumulated`."""

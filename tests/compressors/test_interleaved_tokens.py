@@ -45,7 +45,11 @@ def test_all_segments_are_read(tiny_backbone: Callable[..., Backbone]) -> None:
     first, second = (MemoryState(torch.full((1, 2, WIDTH), v), torch.tensor([8]), 4) for v in (1.0, 2.0))
     state = compressor.next_state(compressor.next_state(None, first), second)
     assert state.slots_BKD[0, :, 0].tolist() == [1.0, 2.0, 2.0] and state.lengths_B.tolist() == [12]
-    assert compressor.read(state).n_positions == 4
+    prefix = compressor.read(state)
+    assert prefix.positions_BP.tolist() == [[0, 1, 2, 3]] and prefix.start_B.tolist() == [4]
+    # Rows of other lengths, one of which holds nothing.
+    held = MemoryState(torch.ones(3, 2, WIDTH), torch.tensor([8, 3, 0]), 4)
+    assert compressor.read(held).start_B.tolist() == [3, 2, 0]
 
 
 def test_a_state_holds_something() -> None:
