@@ -117,9 +117,8 @@ def test_a_process_holds_half_of_the_frozen_layers_and_leaves_none_open(run: Run
         assert all(abs(float(share) - 0.5) < 0.01 and still_open == "0" for share, still_open in lines)
 
 
-@pytest.mark.parametrize(
-    "strategy", ["ddp", pytest.param("zero2", marks=pytest.mark.slow), pytest.param("fsdp", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "fsdp"])
 def test_two_processes_are_one_in_bfloat16(run: Run, strategy: str) -> None:
     found, wanted = run(strategy, variant="bf16"), run("one", variant="bf16")
     losses, expected = logged(found, "train/loss"), logged(wanted, "train/loss")
