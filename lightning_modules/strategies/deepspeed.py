@@ -125,9 +125,9 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
         """One file, by the first process."""
         ParallelStrategy.save_checkpoint(self, checkpoint, self.broadcast(filepath), storage_options)
 
-    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read such a file, in every process."""
-        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
+    def load_checkpoint(self, checkpoint_path: _PATH, *options: Any, **named: Any) -> dict[str, Any]:
+        """Read such a file, in every process; options are those of Lightning, which differ from version to version."""
+        return ParallelStrategy.load_checkpoint(self, checkpoint_path, *options, **named)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """The module has put its weights in place; here DeepSpeed's float32 copies of them follow."""
