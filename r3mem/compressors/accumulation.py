@@ -31,8 +31,7 @@ class AccumulatingSlots(AppendedSlots):
 
     def __init__(self, width: int, ratio: int, slots: int | None, most: int) -> None:
         super().__init__(width, ratio, slots)  # type: ignore[arg-type]  # Vectors of keys and values may be one for all.
-        if most < 1:
-            raise ConfigError(f"most {most} is not possible; a state holds at least 1 slot")
+        check_most(most)
         self.most = most
 
     def next_state(self, before: MemoryState | None, written: MemoryState) -> MemoryState:
@@ -47,6 +46,16 @@ class AccumulatingSlots(AppendedSlots):
             return super().calibrate(backbone, text, finish)
         self.initial_SD.copy_(backbone.embedding_VD[end].expand_as(self.initial_SD))
         return 1.0
+
+
+def check_most(most: int) -> None:
+    """Refuse a state that holds nothing.
+
+    Raises:
+        ConfigError: It has no slot.
+    """
+    if most < 1:
+        raise ConfigError(f"most {most} is not possible; a state holds at least 1 slot")
 
 
 def accumulated(before: MemoryState | None, written: MemoryState, most: int) -> MemoryState:

@@ -117,6 +117,13 @@ class Compressor(nn.Module, ABC):
         first_token_K = torch.arange(n_slots, device=text.ids_BN.device) * self.ratio
         return first_token_K < text.lengths_B[:, None]
 
+    def slots_after(self, text: Segments) -> Tensor:
+        """How many tokens stand in front of a slot that stands behind the last of its own: ``BK``, ``long``."""
+        ends_K = (
+            torch.arange(slots_needed(text.ids_BN.shape[1], self.ratio), device=text.ids_BN.device) + 1
+        ) * self.ratio
+        return torch.minimum(ends_K, text.lengths_B[:, None])
+
 
 def mean_by_slot(states_BND: Tensor, weight_BN: Tensor, ratio: int) -> Tensor:
     """Weighted mean of the states each slot covers; slots that cover nothing are zero.

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from r3mem.backbone import Backbone
-from r3mem.compressors.accumulation import accumulated
+from r3mem.compressors.accumulation import accumulated, check_most
 from r3mem.compressors.hidden_state import HiddenStateCompressor
-from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
 from r3mem.prefix import Prefix
 
@@ -49,8 +48,7 @@ class InterleavedTokens(HiddenStateCompressor):
         self, width: int, ratio: int = 16, write_layer: int = 30, read_layer: int = 0, most: int = 512
     ) -> None:
         super().__init__(width, ratio, write_layer, read_layer)
-        if most < 1:
-            raise ConfigError(f"most {most} is not possible; a state holds at least 1 slot")
+        check_most(most)
         self.most = most
         self.write_D = nn.Parameter(torch.zeros(width))
 
@@ -58,7 +56,7 @@ class InterleavedTokens(HiddenStateCompressor):
         self, backbone: Backbone, text: Segments, prefix: Prefix | None, logits: bool
     ) -> tuple[Tensor, Tensor | None]:
         """See :meth:`HiddenStateCompressor.states`."""
-        mask_BK, after_BK = self.slot_mask(text), self._after(text)
+        mask_BK, after_BK = self.slot_mask(text), self.slots_after(text)
         last_BK = text.ids_BN.gather(1, (after_BK - 1).clamp(min=0))
         start_BKD = backbone.embed(torch.where(mask_BK, last_BK, 0)) + self.write_D
         out = backbone(
@@ -67,11 +65,6 @@ class InterleavedTokens(HiddenStateCompressor):
         )  # fmt: skip
         assert out.slots_BKD is not None
         return out.slots_BKD.float(), out.logits_BNV
-
-    def _after(self, text: Segments) -> Tensor:
-        """How many tokens stand in front of each slot, ``BK``."""
-        slot_K = torch.arange(self.slot_mask(text).shape[1], device=text.ids_BN.device)
-        return torch.minimum((slot_K + 1) * self.ratio, text.lengths_B[:, None])
 
     def positions(self, memory: MemoryState) -> Tensor:
         """One behind the other: a history of many segments stays within the distances that few have."""

@@ -87,10 +87,9 @@ class KeyValueSlots(AppendedSlots):
             among: Each slot stands behind the tokens that it stands for, not all behind the text.
         """
         mask_BK, slot_K = self.slot_mask(text), torch.arange(start_BKD.shape[1], device=start_BKD.device)
-        after_BK = torch.minimum((slot_K + 1) * self.ratio, text.lengths_B[:, None])
         out = backbone(
             text, prefix, start_BKD, text.lengths_B[:, None] + slot_K, mask_BK, logits=logits,
-            slots_after_BK=after_BK if among else None, key_values=True,
+            slots_after_BK=self.slots_after(text) if among else None, key_values=True,
         )  # fmt: skip
         assert out.key_values_BKW is not None
         return Written(out.key_values_BKW * mask_BK[..., None], out.logits_BNV)
