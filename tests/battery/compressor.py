@@ -297,7 +297,7 @@ class HiddenStateBattery(CompressorBattery):
         self, backbone: Backbone, write_layer: int, read_layer: int
     ) -> None:
         compressor = self.build(ratio=RATIO, write_layer=write_layer, read_layer=read_layer)
-        sample, fresh = random_text([32] * 128), random_text([32] * 8, seed=9)
+        sample, fresh = random_text([32] * 128), random_text([32] * 64, seed=9)
 
         def error() -> float:
             slots_BKD = compressor(backbone, fresh, None, logits=False).slots_BKD

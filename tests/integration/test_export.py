@@ -15,6 +15,8 @@ from lightning_modules.cli import main
 from r3mem import R3Mem
 from tests.tiny_run import config, tiny, write_documents
 
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, backbone_folder: Path) -> Path:
@@ -22,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, backbone_folder: Path) -> Path
     root = tmp_path_factory.mktemp("export")
     steps = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--checkpoint.every_n_train_steps=1"]
     arguments = [*config("model/virtual_tokens", "data/files", "trainer/cpu"), *steps, "--model.calibrate=false"]
-    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="LightningCLI's args"):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("R3MEM_CACHE", str(root / "cache"))
         sizes = tiny(backbone_folder, write_documents(root), root / "run")
         main(["fit", *arguments, *sizes, "--checkpoint.save_top_k=-1", "--data.init_args.segment_tokens=[8, 16]"])
