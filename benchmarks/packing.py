@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import console, documents, parser, run, start, table, write
+from harness import console, documents, parser, run, start, table, timed, write
 
 from r3mem import Backbone, R3Mem, Segments
 from r3mem.compressors import VirtualTokens
@@ -54,17 +53,6 @@ def first_layer(model: R3Mem, call: Callable[[], Any]) -> tuple[int, int]:
     call()
     handle.remove()
     return seen[0][0], seen[0][1]
-
-
-def timed(call: Callable[[], Any]) -> float:
-    """Wall time of a call, seconds."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def main() -> None:

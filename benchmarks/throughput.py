@@ -5,6 +5,7 @@ Shape legend: B batch, N text tokens, K virtual tokens, D width.
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from harness import (
     run,
     start,
     table,
+    timed,
     write,
 )  # fmt: skip
 from methods import compressor_of, methods
@@ -48,16 +50,7 @@ def build(args: Any) -> R3Mem:
 def seconds(call: Callable[[], Any], repeats: int) -> float:
     """Median wall time of a call, after one call that is not counted."""
     call()
-    times = []
-    for _ in range(repeats):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return sorted(times)[len(times) // 2]
+    return statistics.median(timed(call) for _ in range(repeats))
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from r3mem.errors import ConfigError
-from r3mem.memory import slots_needed
 from r3mem.reversible.base import Coupling
 from r3mem.reversible.full_precision import at_least_float32
 from r3mem.reversible.masks import slot_mask, token_mask
@@ -45,17 +44,7 @@ class AttentionCoupling(Coupling):
 
     def to_memory(self, text_BND: Tensor, lengths_B: Tensor) -> Tensor:
         """F; see `Coupling.to_memory`."""
-        n_tokens = text_BND.shape[1]
-        n_slots = slots_needed(n_tokens, self.ratio)
-        memory_BKD: Tensor = self.slots_read_text(
-            at_least_float32(text_BND),
-            token_mask(lengths_B, n_tokens),
-            token_positions(n_tokens, text_BND.device),
-            slot_mask(lengths_B, n_slots, self.ratio),
-            slot_positions(n_slots, self.ratio, text_BND.device),
-            unit=self.ratio,
-        )
-        return memory_BKD
+        return self.slots_read_text.slots_read(text_BND, lengths_B, self.ratio)
 
     def to_text(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> Tensor:
         """G; see `Coupling.to_text`."""

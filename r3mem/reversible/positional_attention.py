@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from r3mem.errors import ConfigError
-from r3mem.reversible.masks import keep_where
+from r3mem.memory import slots_needed
+from r3mem.reversible.full_precision import at_least_float32
+from r3mem.reversible.masks import keep_where, slot_mask, token_mask
 from r3mem.reversible.stream_layers import StreamLinear, StreamNorm
 
 
@@ -101,6 +103,29 @@ class PositionalAttention(nn.Module):
         answer_BQA = answer_BHQA.transpose(1, 2).reshape(batch, -1, self.dim)
         # Masked after the last map: a row of length 0 has read a placeholder, see _scores_to_add.
         return keep_where(wanted_BQ & seen_BS.any(dim=1, keepdim=True), self.up(answer_BQA))
+
+    def slots_read(self, text_BND: Tensor, lengths_B: Tensor, ratio: int) -> Tensor:
+        """Let each slot read its row's text: F of a coupling, see `Coupling.to_memory`.
+
+        Args:
+            text_BND: Token representations.
+            lengths_B: Tokens of each row.
+            ratio: Text tokens of a slot.
+
+        Returns:
+            ``BKD``, at least float32.
+        """
+        n_tokens = text_BND.shape[1]
+        n_slots = slots_needed(n_tokens, ratio)
+        memory_BKD: Tensor = self(
+            at_least_float32(text_BND),
+            token_mask(lengths_B, n_tokens),
+            token_positions(n_tokens, text_BND.device),
+            slot_mask(lengths_B, n_slots, ratio),
+            slot_positions(n_slots, ratio, text_BND.device),
+            unit=ratio,
+        )
+        return memory_BKD
 
     def _scores_to_add(
         self, seen_BS: Tensor, source_at_S: Tensor, query_at_Q: Tensor, unit: float, dtype: torch.dtype
