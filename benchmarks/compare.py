@@ -28,7 +28,7 @@ from methods import FULL_TEXT, compared, group_of
 
 from r3mem import InputError
 
-SUITES = ("smoke", "full")
+SUITES = ("smoke", "full", "gpu")
 TASKS = (*compare_tasks.TASKS, *compare_text.TASKS)
 BEGAN = time.perf_counter()
 
@@ -36,17 +36,20 @@ BEGAN = time.perf_counter()
 def parsed() -> argparse.Namespace:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--suite", choices=SUITES, default="smoke", help="budgets: smoke shows that all runs, full ranks")
+    p.add_argument(
+        "--suite", choices=SUITES, default="smoke",
+        help="budgets: smoke shows that all runs, full ranks, gpu trains longer on text",
+    )  # fmt: skip
     p.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
     p.add_argument(
         "--methods", nargs="+", default=compared(), metavar="NAME",
         help=f"files of configs/model/, and {FULL_TEXT}; all if left out",
     )  # fmt: skip
-    p.add_argument("--seeds", nargs="+", type=int, default=None, metavar="N", help="0 for smoke, 0 1 2 for full")
+    p.add_argument("--seeds", nargs="+", type=int, default=None, metavar="N", help="0 for smoke, 0 1 2 for the others")
     p.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     p.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "compare", help="where files go")
     p.add_argument("--list", action="store_true", help="tell what would be run and how long it takes, and leave")
-    p.add_argument("--text", nargs="+", default=None, metavar="PATH", help="of the tasks on text; needed for full")
+    p.add_argument("--text", nargs="+", default=None, metavar="PATH", help="of the tasks on text; needed unless smoke")
     p.add_argument("--backbone", default=None, help="of the tasks on text: hub id, folder, .gguf file or wheel:PACKAGE")
     p.add_argument("--dtype", default=None, help="precision of that backbone")
     p.add_argument("--one", nargs=3, default=None, metavar=("TASK", "METHOD", "SEED"), help="make one run, here")
@@ -62,10 +65,10 @@ def parsed() -> argparse.Namespace:
 
 def budget_of(task: str, args: argparse.Namespace) -> Any:
     """The suite's budget for a task, with what the command line replaces of it."""
-    smoke = args.suite == "smoke"
     if task not in compare_text.TASKS:
+        smoke = args.suite == "smoke"
         return compare_tasks.TaskBudget.smoke() if smoke else compare_tasks.TaskBudget.full(task)
-    budget = compare_text.TextBudget.smoke() if smoke else compare_text.TextBudget.full()
+    budget = getattr(compare_text.TextBudget, args.suite)()
     given = {"texts": args.text and tuple(args.text), "backbone": args.backbone, "dtype": args.dtype}
     return replace(budget, **{key: value for key, value in given.items() if value is not None})
 
@@ -162,8 +165,10 @@ def main() -> None:
     if args.list:
         tell(runs, args.jobs)
         return
-    if args.suite == "full" and not args.text and any(one.task in compare_text.TASKS for one in runs):
-        raise InputError("--suite full has no texts of its own: give --text, such as files of books and papers")
+    if args.suite != "smoke" and not args.text and any(one.task in compare_text.TASKS for one in runs):
+        raise InputError(
+            f"--suite {args.suite} has no texts of its own: give --text, such as files of books and papers"
+        )
     passed_on = ["--suite", args.suite, "--out", str(args.out)]
     for key in ("text", "backbone", "dtype"):
         value = getattr(args, key)

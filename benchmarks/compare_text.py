@@ -72,8 +72,13 @@ class TextBudget:
 
     @classmethod
     def full(cls) -> TextBudget:
-        """Texts have to be given."""
-        return cls(texts=(), train_tokens=200_000, batch=4, passages=24, recall_tokens=256, source_tokens=2_000_000)
+        """Hours on two CPU cores: what a method gives soon. Texts have to be given."""
+        return cls(texts=(), train_tokens=24_576, batch=2, passages=12, recall_tokens=128, source_tokens=400_000)
+
+    @classmethod
+    def gpu(cls) -> TextBudget:
+        """Hours on a GPU: what a method gives once it is learned. Texts have to be given."""
+        return cls(texts=(), train_tokens=20_000_000, batch=16, passages=48, recall_tokens=256, source_tokens=4_000_000)
 
 
 def run_text(

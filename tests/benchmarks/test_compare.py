@@ -150,8 +150,9 @@ def test_wrong_arguments_are_told_before_anything_is_run(tmp_path: Path, monkeyp
         called(monkeypatch, tmp_path, "--methods", "trainable_stack")
     with pytest.raises(InputError, match="--jobs must be"):
         called(monkeypatch, tmp_path, "--jobs", "0")
-    with pytest.raises(InputError, match="full has no texts"):
-        called(monkeypatch, tmp_path, "--suite", "full", "--tasks", "recall")
+    for suite in ("full", "gpu"):
+        with pytest.raises(InputError, match=f"{suite} has no texts"):
+            called(monkeypatch, tmp_path, "--suite", suite, "--tasks", "recall")
 
 
 def test_runs_of_another_budget_are_not_taken_for_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +215,7 @@ def test_recall_is_by_the_stack_for_ours_and_by_spelling_for_peers(budget: TextB
     assert all(row["recall_exact"] == row["spelt_exact"] for row in peer)
 
 
-def test_full_takes_texts(budget: TextBudget) -> None:
-    with pytest.raises(InputError, match="give some with --text"):
-        run_text("recall", "edge_pool", 0, TextBudget.full())
+def test_full_takes_texts() -> None:
+    for asked in (TextBudget.full(), TextBudget.gpu()):
+        with pytest.raises(InputError, match="give some with --text"):
+            run_text("recall", "edge_pool", 0, asked)
