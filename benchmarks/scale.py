@@ -25,16 +25,8 @@ from harness import ROOT, console, parser, run, start, table, write
 from r3mem import InputError
 
 CONFIGS = ROOT / "configs"
-DEEPSPEED = [f"--config={CONFIGS}/trainer/deepspeed_zero2.yaml"]
-#: What the command line gets for a strategy; another name stands for ``configs/trainer/NAME.yaml``.
-STRATEGIES: dict[str, list[str]] = {
-    "one": [f"--config={CONFIGS}/trainer/cpu.yaml"],
-    "one_all_threads": [f"--config={CONFIGS}/trainer/cpu.yaml"],
-    "ddp": [f"--config={CONFIGS}/trainer/ddp.yaml"],
-    "zero1": [*DEEPSPEED, "--trainer.strategy.init_args.stage=1"],
-    "zero2": DEEPSPEED,
-}
 ALONE = ("one", "one_all_threads")
+STRATEGIES = (*ALONE, "ddp", "deepspeed_zero1", "deepspeed_zero2", "fsdp")
 COLUMNS = (
     "method", "processes", "threads_each", "steps_per_second", "tokens_per_second", "relative_to_one", "spread",
     "first_step_seconds", "peak_resident_mib", "optimizer_mib",
@@ -47,13 +39,9 @@ def arguments_of(strategy: str) -> list[str]:
     Raises:
         InputError: There is none of that name.
     """
-    if strategy in STRATEGIES:
-        return STRATEGIES[strategy]
-    path = CONFIGS / "trainer" / f"{strategy}.yaml"
+    path = CONFIGS / "trainer" / f"{'cpu' if strategy in ALONE else strategy}.yaml"
     if not path.is_file():
-        raise InputError(
-            f"strategy {strategy!r}: give one of {', '.join(STRATEGIES)} or the name of a file in {path.parent}"
-        )
+        raise InputError(f"strategy {strategy!r}: give {', '.join(ALONE)} or the name of a file in {path.parent}")
     return [f"--config={path}"]
 
 

@@ -102,13 +102,13 @@ def test_a_family_that_is_not_computed_is_refused() -> None:
 @pytest.mark.slow
 def test_strategies_in_turn(text: Path, backbone_folder: Path) -> None:  # noqa: F811
     sizes = (*SIZES, "--segment", "16", "--steps", "2", "--warmup", "1", "--repeats", "1")
-    written = run("scale.py", text, backbone_folder, *sizes, "--strategies", "ddp", "zero1")
+    written = run("scale.py", text, backbone_folder, *sizes, "--strategies", "ddp", "deepspeed_zero1")
     one, ddp, zero1 = written["rows"]
     assert [row["processes"] for row in written["rows"]] == [1, 2, 2] and one["relative_to_one"] == 1
     assert all(row["tokens_per_second"] / row["steps_per_second"] == pytest.approx(64) for row in written["rows"])
     # The memory that ZeRO is said to save is saved.
     weights = round(one["trained_mib"] * 2**20 / 4)
-    for row, strategy in ((one, "one"), (ddp, "ddp"), (zero1, "zero1")):
+    for row, strategy in ((one, "one"), (ddp, "ddp"), (zero1, "deepspeed_zero1")):
         computed = training_bytes(weights, strategy, 2).optimizer / 2**20  # type: ignore[arg-type]
         assert row["optimizer_mib"] == pytest.approx(computed, rel=0.05)
 
