@@ -5,12 +5,11 @@ Shape legend: B rows, T segments of a row.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
 import warnings
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from harness import console
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from methods import compressor_of
+from training import keep_training, trained_before
 
 from datamodules.fields import DocumentFields
 from datamodules.hierarchical import HierarchyDataModule
@@ -47,6 +47,11 @@ WINDOW_TOKENS = 46
 # As many as make a row of windows about as long as a path from document to entity.
 SEGMENTS_PER_ROW = 13
 QUERY_TOKENS = 64
+# What a kept model must have been trained with.
+SETTINGS = (
+    "backbone", "dtype", "compressor", "first", "share", "ratio", "write_layer", "read_layer", "calibrate", "batch",
+    "lr", "warm_up", "train_tokens",
+)  # fmt: skip
 
 
 @dataclass
@@ -177,10 +182,12 @@ def train(name: str, seed: int, args: Any) -> tuple[R3Mem, Spent]:
         InputError: There is no text to train on.
     """
     folder: Path | None = None if args.save is None else args.save / f"{name}-{seed}"
-    if folder is not None and (folder / "training.json").is_file():
+    settings = {key: getattr(args, key) for key in SETTINGS} | {"hierarchy": name, "seed": seed}
+    before = trained_before(folder, settings)
+    if before is not None:
         console.print(f"{name}, seed {seed}: trained before, loaded from {folder}")
         model = R3Mem.from_pretrained(folder, name=args.backbone, attn_implementation=args.attention)
-        return model.to(args.device), Spent(**json.loads((folder / "training.json").read_text()))
+        return model.to(args.device), Spent(**before)
     if not args.train and args.train_tokens:
         raise InputError("nothing to train on: give --train, or --save with models that were trained before")
     seed_everything(seed, verbose=False)
@@ -220,5 +227,5 @@ def train(name: str, seed: int, args: Any) -> tuple[R3Mem, Spent]:
     spent.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if folder is not None:
         model.save_pretrained(folder)
-        (folder / "training.json").write_text(json.dumps(asdict(spent)) + "\n", encoding="utf-8")
+        keep_training(folder, settings, spent)
     return model, spent

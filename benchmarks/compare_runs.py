@@ -69,9 +69,7 @@ def expected_seconds(run: Run) -> float | None:
     return statistics.median(known) if known else None
 
 
-def run_all(
-    runs: Sequence[Run], command_of: Callable[[Run], list[str]], jobs: int, console: Console, threads: int = 1
-) -> list[Run]:
+def run_all(runs: Sequence[Run], command_of: Callable[[Run], list[str]], jobs: int, console: Console) -> list[Run]:
     """Make all runs that are not there yet, references first; one that fails does not stop the others.
 
     Args:
@@ -79,7 +77,6 @@ def run_all(
         command_of: The process of a run.
         jobs: Processes at a time.
         console: Where progress goes.
-        threads: CPU threads of each process.
 
     Returns:
         Those that failed, and those whose reference failed.
@@ -100,7 +97,7 @@ def run_all(
             with guard:
                 now.append(run.name)
                 progress.update(task, now=", ".join(now))
-            why = _failure(run, command_of(run), threads)
+            why = _failure(run, command_of(run))
             with guard:
                 now.remove(run.name)
                 progress.update(task, advance=1, now=", ".join(now))
@@ -117,12 +114,12 @@ def run_all(
     return failed
 
 
-def _failure(run: Run, command: list[str], threads: int) -> str | None:
+def _failure(run: Run, command: list[str]) -> str | None:
     """Make a run in a process of its own; None if its file is there in the end, else the end of what it said."""
     if run.reference is not None and not run.reference.done:
         return f"not started: its reference {run.reference.name} failed"
     # A run is to take what it is given, also where the processes that it measures itself against run beside it.
-    given = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    given = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         env={**os.environ, **given, "TOKENIZERS_PARALLELISM": "false"},

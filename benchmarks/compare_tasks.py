@@ -79,9 +79,7 @@ class Learner:
             steps.extend(made)
         assert state is not None
         if not compressor.recurrent and not compressor.accumulates:
-            slots_BKD = torch.cat([step.state.slots_BKD for step in made], 1)
-            covered_B = torch.full((len(slots_BKD),), slots_BKD.shape[1] * compressor.ratio)
-            state = MemoryState(slots_BKD, covered_B, compressor.ratio)
+            state = MemoryState.one_after_the_other([step.state.slots_BKD for step in made], compressor.ratio)
         return state
 
 
@@ -208,7 +206,8 @@ def _row(
         state = learner.remember(part.history_BTN, steps)
         state = dataclasses.replace(state, slots_BKD=state.slots_BKD.half().float())
         positions = int(model.compressor.read(state).mask_BP.sum(1).max())
-        size = BYTES * state.slots_BKD[0].numel()
+        # What is never read is no memory.
+        size = BYTES * state.slots_BKD[0].numel() if positions else 0
         found_BA = _spelt(lambda text, state=state: model.likelihood(text, state), part)
         right += int((found_BA == part.answer_BMA[:, 0]).all(1).sum())
         if reread:

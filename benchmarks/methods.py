@@ -92,20 +92,16 @@ def compressor_of(name: str, backbone: Backbone, ratio: int, longest: int = 512,
     return cast(Compressor, build(_parts(name, backbone, ratio, longest, options)["compressor"], Compressor))
 
 
-def decoder_of(name: str, backbone: Backbone, ratio: int, exact: bool | None = None) -> Decoder:
-    """What stands between a method's text and memory.
+def decoder_of(name: str, backbone: Backbone, ratio: int) -> Decoder:
+    """What stands between a method's text and memory; words in the slots are ours, no peer's or control's.
 
     Args:
         name: One of :func:`methods`.
         backbone: As in :func:`compressor_of`.
         ratio: As in :func:`compressor_of`.
-        exact: Whether slots have the exact share of the method's file, from which words are recalled. None is what a
-            comparison has: it is ours, and no part of a peer or a control.
     """
-    if exact is None:
-        exact = group_of(name) == "ours"
     made = build(_parts(name, backbone, ratio, ratio, {})["decoder"], Decoder)
-    if isinstance(made, ReversibleStack) and not exact:
+    if isinstance(made, ReversibleStack) and group_of(name) != "ours":
         return ReversibleStack([NoWords(ratio)])
     return cast(Decoder, made)
 

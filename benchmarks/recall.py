@@ -46,8 +46,9 @@ def recall_row(model: R3Mem, text: str, rows: list[list[int]], precision: Any, b
         for ids, memory in zip(part, memories, strict=True):
             bare = copy.copy(memory)
             bare.corrections = [b""] * len(memory.corrections)
-            words, _ = model.exact.read(model.state(bare).slots_BKD, bare.lengths_T, len(ids))
-            wrong = int((words.ids_BN[0] != torch.tensor(ids)).sum())
+            lengths_T = bare.lengths_T.to(model.backbone.device)
+            words, _ = model.exact.read(model.state(bare).slots_BKD, lengths_T, len(ids))
+            wrong = int((words.ids_BN[0].cpu() != torch.tensor(ids)).sum())
             exact += wrong == 0
             right += len(ids) - wrong
             corrected += model.recall_ids(memory) == ids

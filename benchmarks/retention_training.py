@@ -5,7 +5,6 @@ Shape legend: B batch, N text tokens.
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ from harness import console
 from methods import compressor_of, has_maps
 from no_words import NoWords
 from safetensors.torch import load_file
-from training import Cost, train
+from training import Cost, keep_training, train, trained_before
 
 from r3mem import Backbone, MemoryState, R3Mem, Segments
-from r3mem.objectives import forward_nll
+from r3mem.components import describe
+from r3mem.objectives import forward_nll, spelling_nll
 from r3mem.reversible import PositionBinding, ReversibleStack
 from r3mem.saving import WEIGHTS, load_own_state
 
@@ -129,10 +129,16 @@ def trained(
         folder: Where the trained model is kept; None keeps nothing.
         weight: Of the likelihood of the history itself, spelt out from its memory.
     """
-    if folder is not None and (folder / "training.json").is_file():
+    settings = {
+        "method": method, "windows": len(windows), "views": [asdict(view) for view in views], "tokens": tokens,
+        "batch": batch, "lr": lr, "seed": seed, "weight": weight,
+        "parts": [describe(part) for part in (model.backbone, model.compressor, model.decoder)],
+    }  # fmt: skip
+    before = trained_before(folder, settings)
+    if folder is not None and before is not None:
         load_own_state(model, load_file(folder / WEIGHTS))
         console.print(f"{method}: trained before, loaded from {folder}")
-        return Cost(**json.loads((folder / "training.json").read_text()))
+        return Cost(**before)
     order = random.Random(seed)
     queue: list[list[int]] = []
     if method != RAW:
@@ -151,7 +157,7 @@ def trained(
         nll = total / count
         if not weight or state is None:
             return nll, nll
-        spelt, n_spelt = forward_nll(model.spelling(text, state).logits_BNV, text, text.lengths_B > 0)
+        spelt, n_spelt = spelling_nll(model.spelling(text, state), text)
         return nll + weight * spelt / n_spelt, nll
 
     # The raw reader has a compressor that it never uses.
@@ -160,5 +166,5 @@ def trained(
     model.eval()
     if folder is not None:
         model.save_pretrained(folder)
-        (folder / "training.json").write_text(json.dumps(asdict(cost)) + "\n")
+        keep_training(folder, settings, cost)
     return cost

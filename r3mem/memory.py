@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -79,11 +79,28 @@ class MemoryState:
         slots_BKD: The virtual tokens.
         lengths_B: Text tokens each row covers; 0 means that the row holds nothing.
         ratio: Text tokens per virtual token.
+        segment_BK: Where the slots of several segments stand one after the other as they were written, the number of
+            each slot's segment, from 0; None where they are of one, or a compressor has made one state of them.
     """
 
     slots_BKD: Tensor
     lengths_B: Tensor
     ratio: int
+    segment_BK: Tensor | None = None
+
+    @classmethod
+    def one_after_the_other(cls, segments: Sequence[Tensor], ratio: int) -> MemoryState:
+        """Slots of several segments as one memory; a last slot counts for a whole ``ratio``, so that steps are equal.
+
+        Args:
+            segments: Slots in use of each segment, ``BKD``.
+            ratio: Text tokens per virtual token.
+        """
+        slots_BKD = torch.cat(list(segments), 1)
+        n_rows, n_slots, device = len(slots_BKD), slots_BKD.shape[1], slots_BKD.device
+        number_K = torch.cat([torch.full((s.shape[1],), i, device=device) for i, s in enumerate(segments)])
+        lengths_B = torch.full((n_rows,), n_slots * ratio, device=device)
+        return cls(slots_BKD, lengths_B, ratio, number_K.expand(n_rows, -1))
 
     @property
     def mask_BK(self) -> Tensor:
@@ -97,11 +114,12 @@ class MemoryState:
         Args:
             index_A: Row numbers, ``long``.
         """
-        return MemoryState(self.slots_BKD[index_A], self.lengths_B[index_A], self.ratio)
+        segment_AK = None if self.segment_BK is None else self.segment_BK[index_A]
+        return MemoryState(self.slots_BKD[index_A], self.lengths_B[index_A], self.ratio, segment_AK)
 
     def detach(self) -> MemoryState:
         """The same state, cut from the graph: where truncated back-propagation ends."""
-        return MemoryState(self.slots_BKD.detach(), self.lengths_B, self.ratio)
+        return replace(self, slots_BKD=self.slots_BKD.detach())
 
     def forget(self, rows_B: Tensor) -> MemoryState:
         """The same state with the marked rows emptied, for rows that begin a new document.
@@ -110,10 +128,10 @@ class MemoryState:
             rows_B: ``bool``; True empties the row.
         """
         keep_B = ~rows_B
-        return MemoryState(
-            self.slots_BKD * keep_B[:, None, None].to(self.slots_BKD.dtype),
-            self.lengths_B * keep_B.to(self.lengths_B.dtype),
-            self.ratio,
+        return replace(
+            self,
+            slots_BKD=self.slots_BKD * keep_B[:, None, None].to(self.slots_BKD.dtype),
+            lengths_B=self.lengths_B * keep_B.to(self.lengths_B.dtype),
         )
 
 

@@ -297,11 +297,8 @@ class SegmentModel(nn.Module):
         if reach != "records":
             raise ConfigError(f"reach is 'state' or 'records', not {reach!r}")
         slots_TKD = self._slots(memory, slice(None))
-        rows = [slots_TKD[t, : slots_needed(n, memory.ratio)] for t, n in enumerate(memory.lengths_T.tolist())]
-        slots_1KD = torch.cat(rows)[None]
-        # A short segment's last slot stands for a whole one, so that positions keep their step.
-        covered = torch.tensor([slots_1KD.shape[1] * memory.ratio], device=slots_1KD.device)
-        return MemoryState(slots_1KD, covered, memory.ratio)
+        used = [slots_TKD[t : t + 1, : slots_needed(n, memory.ratio)] for t, n in enumerate(memory.lengths_T.tolist())]
+        return MemoryState.one_after_the_other(used, memory.ratio)
 
     def check(self, memory: Memory) -> None:
         """Refuse a memory that this model did not make.
@@ -350,8 +347,12 @@ def joined(states: Sequence[MemoryState | None]) -> MemoryState | None:
     n_slots, device = max(s.slots_BKD.shape[1] for s in held), held[0].slots_BKD.device
     slots_BKD = held[0].slots_BKD.new_zeros(len(states), n_slots, held[0].slots_BKD.shape[2])
     lengths_B = torch.zeros(len(states), dtype=torch.long, device=device)
+    segment_BK = torch.zeros(len(states), n_slots, dtype=torch.long, device=device)
     for b, state in enumerate(states):
         if state is not None:
             slots_BKD[b, : state.slots_BKD.shape[1]] = state.slots_BKD[0]
             lengths_B[b] = state.lengths_B[0]
-    return MemoryState(slots_BKD, lengths_B, held[0].ratio)
+            if state.segment_BK is not None:
+                segment_BK[b, : state.slots_BKD.shape[1]] = state.segment_BK[0]
+    several = any(state.segment_BK is not None for state in held)
+    return MemoryState(slots_BKD, lengths_B, held[0].ratio, segment_BK if several else None)

@@ -13,11 +13,23 @@ from torch import Tensor
 
 from r3mem.backbone import Backbone
 from r3mem.compressors.appended_slots import AppendedSlots
+from r3mem.compressors.base import Compressor
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
 
 
-class AccumulatingSlots(AppendedSlots):
+class Accumulates(Compressor):
+    """A compressor whose state is the slots of all segments, up to ``most``."""
+
+    accumulates: ClassVar[bool] = True
+    most: int
+
+    def next_state(self, before: MemoryState | None, written: MemoryState) -> MemoryState:
+        """All that was written, up to ``most``; see :func:`accumulated`."""
+        return accumulated(before, written, self.most)
+
+
+class AccumulatingSlots(Accumulates, AppendedSlots):
     """The slots of all segments are kept and read; learned vectors start as the end of a text. See `AppendedSlots`.
 
     Args:
@@ -27,16 +39,10 @@ class AccumulatingSlots(AppendedSlots):
         most: Slots that a state holds at most.
     """
 
-    accumulates: ClassVar[bool] = True
-
     def __init__(self, width: int, ratio: int, slots: int | None, most: int) -> None:
         super().__init__(width, ratio, slots)  # type: ignore[arg-type]  # Vectors of keys and values may be one for all.
         check_most(most)
         self.most = most
-
-    def next_state(self, before: MemoryState | None, written: MemoryState) -> MemoryState:
-        """All that was written, up to ``most``; see :func:`accumulated`."""
-        return accumulated(before, written, self.most)
 
     @torch.no_grad()
     def calibrate(self, backbone: Backbone, text: Segments, finish: Callable[[Tensor], Tensor]) -> float:

@@ -1,6 +1,6 @@
 """Pooling that is sharp at the edges: a text's first words name it, its last words lead on to what follows.
 
-Shape legend: B batch, N text tokens, K virtual tokens, D width.
+Shape legend: B batch, N text tokens, K virtual tokens, S segments, D width.
 
 Twelve tokens in four slots (ratio 3), a quarter of the slots for the first tokens and a quarter for the last::
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from r3mem.compressors.hidden_state import without_sink
 from r3mem.compressors.mean_pool import MeanPool
@@ -65,9 +66,23 @@ class EdgePool(MeanPool):
 
     def positions(self, memory: MemoryState) -> Tensor:
         """See :meth:`HiddenStateCompressor.positions`."""
-        n_slots = memory.slots_BKD.shape[1]
-        n_text = n_slots * memory.ratio
-        stands_BKN = self._stands(memory.lengths_B, n_text, n_slots, memory.ratio)
+        n_slots, ratio = memory.slots_BKD.shape[1], memory.ratio
+        if memory.segment_BK is None:
+            return self._places(memory.lengths_B, n_slots, ratio)
+        # Every segment is a text of its own, behind those before it.
+        segment_BK = memory.segment_BK
+        count_BS = (one_hot(segment_BK) * memory.mask_BK[..., None]).sum(1)
+        before_BS = count_BS.cumsum(1) - count_BS
+        places_BSK = self._places(ratio * count_BS.flatten(), n_slots, ratio).view(*count_BS.shape, n_slots)
+        first_BK = before_BS.gather(1, segment_BK)
+        own_BK = (torch.arange(n_slots, device=first_BK.device) - first_BK).clamp(min=0)
+        row_B1 = torch.arange(len(segment_BK), device=first_BK.device)[:, None]
+        return places_BSK[row_B1, segment_BK, own_BK] + ratio * first_BK
+
+    def _places(self, lengths_B: Tensor, n_slots: int, ratio: int) -> Tensor:
+        """The centre of what each slot of one text stands for, ``long BK``."""
+        n_text = n_slots * ratio
+        stands_BKN = self._stands(lengths_B, n_text, n_slots, ratio)
         place_N = torch.arange(n_text, device=stands_BKN.device, dtype=stands_BKN.dtype)
         return ((stands_BKN @ place_N) / stands_BKN.sum(2).clamp(min=1)).long()
 

@@ -14,19 +14,18 @@ A segment of 5 tokens at ratio 2, ``s`` slots, ``M`` those of all segments befor
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from r3mem.backbone import Backbone
-from r3mem.compressors.accumulation import accumulated, check_most
+from r3mem.compressors.accumulation import Accumulates, check_most
 from r3mem.compressors.hidden_state import HiddenStateCompressor
 from r3mem.memory import MemoryState, Segments
 from r3mem.prefix import Prefix
 
 
-class InterleavedTokens(HiddenStateCompressor):
+class InterleavedTokens(Accumulates, HiddenStateCompressor):
     """A slot behind each ``ratio`` tokens, which starts as the last of them; the slots of all segments are read.
 
     Where a slot stands is what its attention finds nearest, so that a model soon learns to gather its own tokens there
@@ -41,8 +40,6 @@ class InterleavedTokens(HiddenStateCompressor):
         read_layer: Decoder layer at which a memory enters; 0 is the input embeddings.
         most: Slots that a state holds at most; beyond it the oldest are dropped.
     """
-
-    accumulates: ClassVar[bool] = True
 
     def __init__(
         self, width: int, ratio: int = 16, write_layer: int = 30, read_layer: int = 0, most: int = 512
@@ -75,7 +72,3 @@ class InterleavedTokens(HiddenStateCompressor):
         """See :meth:`Compressor.read`; the text follows the last slot at once."""
         prefix = super().read(memory)
         return replace(prefix, start_B=memory.mask_BK.sum(1) + memory.mask_BK.any(1))
-
-    def next_state(self, before: MemoryState | None, written: MemoryState) -> MemoryState:
-        """All that was written, up to ``most``; see :func:`accumulated`."""
-        return accumulated(before, written, self.most)

@@ -123,12 +123,6 @@ class Comparison:
         known = [float(value) for value in found if isinstance(value, int | float)]
         return statistics.fmean(known) if known else math.nan
 
-    def bytes_per_position(self, method: str) -> float:
-        """Bytes of memory that a position of the reader's context stands for; NaN where rows do not tell."""
-        rows = [row for run in self.runs.values() if run.method == method for row in run.rows.values()]
-        told = [row for row in rows if row.get("positions") and "bytes" in row]
-        return sum(row["bytes"] for row in told) / sum(row["positions"] for row in told) if told else math.nan
-
     def missing(self) -> list[str]:
         """Runs that are not there, and runs that lack rows."""
         out = []
@@ -144,17 +138,26 @@ class Comparison:
                         out.append(f"{name}: {len(lacking)} of {len(self.places[task])} rows")
         return out
 
-    def losses(self) -> list[tuple[str, str, Score, str, Score]]:
-        """Where ours loses: ``(task, method, its score, best of ours, its score)`` of all peers and controls ahead."""
+    def losses(self) -> list[tuple[str, str, str, Score, str, Score]]:
+        """Where ours loses: over all of a task, and at each value of each of its axes.
+
+        Returns:
+            ``(task, where, method, its score, best of ours, its score)`` of the best peer or control that is ahead.
+        """
         out = []
         for task in self.tasks:
-            scores = {m: self.score(task, m) for m in self.methods if self.score(task, m).values}
-            ours = [m for m in scores if self.group[m] == "ours"]
-            if not ours:
-                continue
-            best = max(ours, key=lambda m: scores[m].mean)
-            ahead = [m for m in scores if self.group[m] in ("peer", "control") and scores[m].mean > scores[best].mean]
-            out += [(task, m, scores[m], best, scores[best]) for m in sorted(ahead, key=lambda m: -scores[m].mean)]
+            parts: dict[str, list[Place] | None] = {"all": None}
+            for axis in filter(None, ("ratio", self.difficulty(task), "segments")):
+                along = self.along(task, axis)
+                parts |= {f"{axis} {value}": places for value, places in along.items() if len(along) > 1}
+            for where, places in parts.items():
+                scores = {m: self.score(task, m, None, places) for m in self.methods}
+                found = {m: score for m, score in scores.items() if score.values}
+                ours = max((m for m in found if self.group[m] == "ours"), key=lambda m: found[m].mean, default=None)
+                others = [m for m in found if self.group[m] in ("peer", "control")]
+                best = max(others, key=lambda m: found[m].mean, default=None)
+                if ours and best and found[best].mean > found[ours].mean:
+                    out.append((task, where, best, found[best], ours, found[ours]))
         return out
 
 

@@ -28,9 +28,8 @@ def headline(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     for method in comparison.methods:
         scores = [comparison.score(task, method) for task in comparison.tasks]
         seeds = f"{_span(len(s.values) for s in scores)} of {_span(s.expected for s in scores)}"
-        memory = comparison.bytes_per_position(method)
-        rows.append([method, comparison.group[method], *map(str, scores), seeds, _number(memory)])
-    return ["method", "group", *tasks, "seeds", "bytes per position"], rows
+        rows.append([method, comparison.group[method], *map(str, scores), seeds])
+    return ["method", "group", *tasks, "seeds"], rows
 
 
 def terminal_table(comparison: Comparison) -> Table:
@@ -86,10 +85,14 @@ def page(comparison: Comparison, plots: Sequence[Path]) -> str:
 
 def _losses(comparison: Comparison) -> list[str]:
     told = [
-        f"- {task}: {method} ({comparison.group[method]}) {score}, best of ours {best} {own}"
-        for task, method, score, best, own in comparison.losses()
+        f"- {task}, {where.replace('_', ' ')}: {method} ({comparison.group[method]}) {score}, best of ours {best} {own}"
+        for task, where, method, score, best, own in comparison.losses()
     ]
-    return told or ["On no task of this comparison is a peer or a control ahead of the best of ours in the mean."]
+    if not told:
+        return [
+            "On no task, and at no value of its axes, is the mean of a peer or a control ahead of the best of ours."
+        ]
+    return ["Of all peers and controls the best, where its mean is ahead of the best of ours:\n", *told]
 
 
 def _task(comparison: Comparison, task: str) -> list[str]:

@@ -93,11 +93,11 @@ def test_references_are_made_first_and_their_failure_is_passed_on(tmp_path: Path
     assert "not started: its reference needle/full_text-seed0 failed" in failing.said
 
 
-def test_threads_of_a_run_are_given(tmp_path: Path) -> None:
+def test_a_run_has_one_thread(tmp_path: Path) -> None:
     scripted = Scripted(tmp_path, "import os; open(path, 'w').write(os.environ['OMP_NUM_THREADS'])")
     (run,) = scripted.runs("a")
-    run_all([run], scripted, 1, scripted.console, threads=3)
-    assert run.path.read_text() == "3"
+    run_all([run], scripted, 1, scripted.console)
+    assert run.path.read_text() == "1"
 
 
 def test_costs_of_finished_runs_tell_what_others_will_take(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def called(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> No
 
 def test_files_of_a_synthetic_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What the methods start from is made anew, not found in the user's cache.
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("R3MEM_CACHE", str(tmp_path / "cache"))
     for method in ("full_text", "recurrent_memory"):
         called(monkeypatch, tmp_path, "--one", "associative_recall", method, "0")
     folder = tmp_path / "smoke" / "associative_recall"

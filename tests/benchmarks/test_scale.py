@@ -81,7 +81,10 @@ def test_steps_on_one_device(text: Path, backbone_folder: Path) -> None:  # noqa
 
 @pytest.mark.parametrize(
     ("strategy", "batch", "told"),
-    [("zero9", 2, "give one, one_all_threads or the name of a file"), ("ddp", 3, "cannot be split evenly over 2 processes")],
+    [
+        ("zero9", 2, "give one, one_all_threads or the name of a file"),
+        ("ddp", 3, "cannot be split evenly over 2 processes"),
+    ],
 )
 def test_what_cannot_be_run_is_told_at_once(tmp_path: Path, strategy: str, batch: int, told: str) -> None:
     with pytest.raises(InputError, match=told):

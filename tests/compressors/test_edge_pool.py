@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from r3mem import ConfigError
 from r3mem.compressors import EdgePool, MeanPool
 from r3mem.memory import MemoryState, Segments, slots_needed
+from r3mem.segment_model import joined
 from tests.battery.compressor import HiddenStateBattery
 from tests.tiny_models import WIDTH
 
@@ -60,6 +61,20 @@ def test_without_edges_it_is_mean_pooling() -> None:
 def test_slots_stand_where_their_tokens_stood() -> None:
     memory = MemoryState(torch.zeros(1, 4, WIDTH), torch.tensor([12]), 3)
     assert EdgePool(WIDTH, 3, first=0.25, last=0.25).positions(memory).tolist() == [[0, 3, 8, 11]]
+
+
+def test_slots_of_several_segments_stand_in_their_own_segments() -> None:
+    pool = EdgePool(WIDTH, 3, first=0.25, last=0.25)
+    one = MemoryState.one_after_the_other([torch.zeros(1, n, WIDTH) for n in (4, 2, 4)], 3)
+    places = [pool.positions(MemoryState(torch.zeros(1, n, WIDTH), torch.tensor([3 * n]), 3))[0] for n in (4, 2, 4)]
+    wanted = torch.cat([places[0], places[1] + 12, places[2] + 18]).tolist()
+    assert pool.positions(one).tolist() == [wanted]
+    # Beside a memory of one segment, which is shorter.
+    both = joined([one, MemoryState(torch.zeros(1, 4, WIDTH), torch.tensor([12]), 3)])
+    assert both is not None and pool.positions(both)[:, :4].tolist() == [wanted[:4], wanted[:4]]
+    assert pool.positions(both)[0].tolist() == wanted and pool.positions(both.rows(torch.tensor([0]))).tolist() == [
+        wanted
+    ]
 
 
 @pytest.mark.parametrize("shares", [{"first": -0.1}, {"last": 1.5}, {"first": 0.6, "last": 0.6}])

@@ -32,7 +32,7 @@ def test_page_and_plots(
     assert "0.550 ± 0.071" in capsys.readouterr().out
     page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "| a | ours | 0.550 ± 0.071 | 2 of 2 |" in page
-    assert "- copy: b (peer) 0.650 ± 0.071, best of ours a 0.550 ± 0.071" in page
+    assert "- copy, all: b (peer) 0.650 ± 0.071, best of ours a 0.550 ± 0.071" in page
     assert "8 / 16" in page and '{"lr": 0.001, "steps": 10}' in page
     pictures = {path.name for path in (tmp_path / "out").glob("*.png")}
     assert {"quality-by-ratio.png", "quality-by-difficulty.png", "quality-by-train-seconds.png"} <= pictures
