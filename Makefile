@@ -50,7 +50,8 @@ quickstart: install ## remember a text in a few virtual tokens and get it back w
 test: lint ## lint, types and the fast tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-all: lint ## the same with the slow tests (real language model)
+test-all: lint ## the same with the slow tests (real language model), and those of 4-bit weights
+	@$(BIN)/python -m pip install $(PIP_FLAGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[quantised]'
 	$(BIN)/python -m pytest -m 'slow or not slow' $(PYTEST_ARGS)
 
 test-oldest: $(OLDEST_STAMP) ## the fast tests with the oldest versions that pyproject.toml allows

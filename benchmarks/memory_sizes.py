@@ -15,8 +15,8 @@ from typing import Literal
 
 FLOAT = 4  # bytes of a float32
 HALF = 2  # bytes of a bfloat16
-#: nf4: half a byte, and a float32 scale for every 64 weights.
-FOUR_BIT = 0.5 + FLOAT / 64
+#: nf4: half a byte, a byte of scale for every 64 weights, and a float32 scale for every 256 of those.
+FOUR_BIT = 0.5 + 1 / 64 + FLOAT / (64 * 256)
 Precision = Literal["float32", "bfloat16", "4-bit"]
 Strategy = Literal["one", "ddp", "zero1", "zero2", "fsdp"]
 

@@ -54,7 +54,7 @@ def measured(processes: int, threads: int, corpus: Path, args: argparse.Namespac
             "data.init_args.train": corpus,
             "data.init_args.segment_tokens": args.segment,
             "data.init_args.batch_size": args.batch,
-            "trainer.accelerator": "cpu",
+            "trainer.accelerator": args.accelerator,
             "trainer.devices": processes,
             "trainer.logger": "false",
             "trainer.default_root_dir": folder,
@@ -114,6 +114,7 @@ def summary(which: int, turns: list[list[dict[str, Any]]]) -> dict[str, Any]:
 def main() -> None:
     """One process, one with all threads, several; in turns."""
     p = parser("Documents per second by number of processes", [16])
+    p.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu", help="gpu: a process has a GPU of its own")
     p.add_argument("--processes", nargs="+", type=int, default=[2], help="numbers of processes beside one")
     p.add_argument("--documents", type=int, default=24, help="documents of the corpus")
     p.add_argument("--characters", type=int, default=4000, help="documents are cut to as many")

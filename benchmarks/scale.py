@@ -3,7 +3,7 @@
 Every run is a real ``r3mem fit`` through the command line. All runs of a strategy have equal global batches and take
 turns, so that whatever else the machine does falls on all of them; ratios are against one process in the same turn.
 CPU processes share one memory and one machine's cores: figures from there show what a strategy costs, not what it
-brings on GPUs.
+brings on GPUs (``--accelerator gpu``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ALONE = ("one", "one_all_threads")
 STRATEGIES = (*ALONE, "ddp", "deepspeed_zero1", "deepspeed_zero2", "fsdp")
 COLUMNS = (
     "method", "processes", "threads_each", "steps_per_second", "tokens_per_second", "relative_to_one", "spread",
-    "first_step_seconds", "peak_resident_mib", "optimizer_mib",
+    "first_step_seconds", "peak_resident_mib", "peak_allocated_mib", "optimizer_mib",
 )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def command(strategy: str, args: argparse.Namespace, folder: Path) -> list[str]:
         "data.init_args.min_tokens": 1,
         "data.init_args.mode": "window",
         "data.init_args.batch_size": args.batch // processes,
-        "trainer.accelerator": "cpu",
+        "trainer.accelerator": args.accelerator,
         "trainer.devices": processes,
         "trainer.max_steps": args.warmup + args.steps,
         "trainer.limit_val_batches": 0,
@@ -98,6 +98,8 @@ def measured(strategy: str, args: argparse.Namespace) -> dict[str, Any]:
     threads = args.processes * (args.threads or 1) if strategy == "one_all_threads" else args.threads or 1
     paths = [str(Path(__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    if args.accelerator != "cpu":
+        environment.pop("DS_ACCELERATOR", None)
     with tempfile.TemporaryDirectory() as scratch:
         began = time.time()
         done = subprocess.run(
@@ -120,6 +122,7 @@ def measured(strategy: str, args: argparse.Namespace) -> dict[str, Any]:
         "tokens_per_second": statistics.mean(tokens) / step,
         "first_step_seconds": ends[0] - began,
         "peak_resident_mib": [round(rank["peak_resident_mib"]) for rank in ranks],
+        "peak_allocated_mib": [round(rank["peak_allocated_mib"]) for rank in ranks],
         "optimizer_mib": [round(rank["optimizer_bytes"] / 2**20, 3) for rank in ranks],
         "trained_mib": round(ranks[0]["trained_bytes"] / 2**20, 3),
     }
@@ -140,6 +143,7 @@ def summary(strategy: str, turns: list[list[dict[str, Any]]]) -> dict[str, Any]:
         "relative_to_one": statistics.mean(ratios),
         "spread": statistics.stdev(ratios) if len(ratios) > 1 else None,
         "peak_resident_mib": max(max(row["peak_resident_mib"]) for row in mine),
+        "peak_allocated_mib": max(max(row["peak_allocated_mib"]) for row in mine),
         "optimizer_mib": max(mine[0]["optimizer_mib"]),
     }
 
@@ -149,6 +153,7 @@ def main() -> None:
     p = parser("One process against several, by strategy", [16])
     p.add_argument("--strategies", nargs="+", default=list(STRATEGIES), metavar="NAME",
                    help="what is compared; 'one' is always there. A name of configs/trainer/ will do")  # fmt: skip
+    p.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu", help="gpu: a process has a GPU of its own")
     p.add_argument("--processes", type=int, default=2, help="of every strategy but the first two")
     p.add_argument("--batch", type=int, default=2, help="rows of all processes together")
     p.add_argument("--segment", type=int, default=64, help="tokens of a segment")

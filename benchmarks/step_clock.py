@@ -42,7 +42,7 @@ class StepClock(Callback):
             "ends": self._ends,
             "tokens": self._tokens,
             "peak_resident_mib": _peak_resident_mib(),
-            "peak_allocated_mib": torch.cuda.max_memory_allocated() / MIB if cuda else None,
+            "peak_allocated_mib": torch.cuda.max_memory_allocated() / MIB if cuda else 0,
             "optimizer_bytes": sum(_state_bytes(optimizer) for optimizer in trainer.optimizers),
             "trained_bytes": sum(p.numel() * p.element_size() for p in pl_module.parameters() if p.requires_grad),
         }

@@ -140,10 +140,10 @@ class CLI(LightningCLI):
         path = given.get("ckpt_path")
         if not path or path in CHECKPOINT_WORDS or "://" in str(path):
             return
-        if not Path(path).exists():
-            raise InputError(f"ckpt_path {path}: no such file; give a checkpoint that a run saved, or 'latest'")
-        if Path(path).is_file():
-            step_of(Path(path), _needed(subcommand), given.get("weights_only") is not False)
+        if not Path(path).is_file():
+            what = "is a folder" if Path(path).is_dir() else "no such file"
+            raise InputError(f"ckpt_path {path}: {what}; give a checkpoint that a run saved, or 'latest'")
+        step_of(Path(path), _needed(subcommand), given.get("weights_only") is not False)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
@@ -153,6 +153,8 @@ class CLI(LightningCLI):
         if given == "latest":
             check_folders(self.trainer)
         found = latest_checkpoint(self.trainer, _needed(subcommand), arguments.get("weights_only") is not False)
+        if again and found is None:
+            check_folders(self.trainer)
         if given == "latest" and found is None and subcommand != "fit":
             raise InputError("ckpt_path latest: this run has no checkpoint; name one that a run saved")
         if given == "latest" and found is None:

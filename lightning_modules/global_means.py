@@ -12,6 +12,28 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lightning_modules.segment_terms import Sums, total
+from r3mem.errors import R3MemError
+
+NOT_FINITE = (
+    "lower the learning rate (--model.optimizer.init_args.lr), leave calibration on (--model.calibrate=true), and if "
+    "the backbone is in float16, load it in bfloat16"
+)
+
+
+def check_finite(loss: Tensor, step: int) -> None:
+    """Refuse to go on with a loss that is no number.
+
+    Args:
+        loss: The same in every process.
+        step: Optimiser steps that were made.
+
+    Raises:
+        R3MemError: Says what to change.
+    """
+    if not bool(loss.isfinite()):
+        raise R3MemError(
+            f"the loss is {float(loss)} after step {step}: {NOT_FINITE}; an earlier checkpoint of the run is still good"
+        )
 
 
 def over_processes(sums: Sums, trainer: Trainer, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -18,13 +18,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lightning_modules.global_means import over_processes
+from lightning_modules.global_means import check_finite, over_processes
 from lightning_modules.pair_terms import PairTerms
 from lightning_modules.prediction import Predicted, Prediction
 from lightning_modules.segment_terms import Sums, add_own_terms, check_streams, total
 from lightning_modules.strategies import AdapterFSDPStrategy, check_strategy
 from lightning_modules.streams import at_segments, keep_ended, segments_of, whole_text
-from lightning_modules.token_metrics import EvaluationMetrics
+from lightning_modules.token_metrics import PAIR_TERMS, EvaluationMetrics
 from r3mem import objectives, saving
 from r3mem.backbone import Backbone
 from r3mem.compressors import Compressor
@@ -184,7 +184,9 @@ class MemoryModule(LightningModule):
         for name, mean in means.items():
             self.log(f"train/{name}", mean, prog_bar=name == "forward")
             loss = loss + weights[name] * shares[name]
-        self.log("train/loss", sum(weights[name] * mean for name, mean in means.items()), prog_bar=True)
+        whole = cast(Tensor, sum(weights[name] * mean for name, mean in means.items()))
+        check_finite(whole, self.global_step)
+        self.log("train/loss", whole, prog_bar=True)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -220,10 +222,6 @@ class MemoryModule(LightningModule):
         """``(sum, count)`` of every term of a batch of (context, query) pairs."""
         given = self.query_template.given(self.backbone.tokenizer)
         return PairTerms(self.model, given, self._step, names, together=not self.replay).of(batch)
-
-    def _mean(self, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-        summed, count = total(parts, self.device)
-        return summed / count.clamp(min=1)
 
     def _sums(
         self, batch: dict[str, Tensor], state: MemoryState | None, weights: dict[str, float]
@@ -310,10 +308,9 @@ class MemoryModule(LightningModule):
 
     def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
         if "query_BTQ" in batch:
-            for name, parts in self._pairs(batch, ("forward", "query", "contrast")).items():
-                count = sum(int(part[1]) for part in parts)
-                if count:
-                    self.log(f"{stage}/{name}", self._mean(parts), on_step=False, on_epoch=True, batch_size=count)
+            for name, parts in self._pairs(batch, PAIR_TERMS).items():
+                metric = self.evaluation.pair_term(name, *total(parts, self.device))
+                self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(batch["ids_BTN"]))
             return
         texts = segments_of(batch)
         full = at_segments(self.model.likelihood(whole_text(batch)), batch)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from r3mem.memory import Segments
 from r3mem.metrics import RecallExactMatch, RecallTokenAccuracy, RetainedGain, TokenNLL
+
+#: What is measured of (context, query) pairs.
+PAIR_TERMS = ("forward", "query", "contrast")
 
 
 class EvaluationMetrics(nn.Module):
@@ -21,6 +26,7 @@ class EvaluationMetrics(nn.Module):
         self.nll_nothing, self.nll_memory, self.nll_full = TokenNLL(), TokenNLL(), TokenNLL()
         self.retained_gain = RetainedGain()
         self.recall_exact_match, self.recall_token_accuracy = RecallExactMatch(), RecallTokenAccuracy()
+        self.pairs = nn.ModuleDict({f"pair_{name}": TokenNLL() for name in PAIR_TERMS})
 
     def likelihood(
         self, nothing: tuple[Tensor, Tensor], memory: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor]
@@ -35,6 +41,12 @@ class EvaluationMetrics(nn.Module):
         """Add recalled segments."""
         self.recall_exact_match.update(recalled, text)
         self.recall_token_accuracy.update(recalled, text)
+
+    def pair_term(self, name: str, summed: Tensor, count: Tensor) -> Metric:
+        """Add to a term of pairs; gives its mean over all that all processes count, NaN where nothing is counted."""
+        metric = cast(TokenNLL, self.pairs[f"pair_{name}"])
+        metric.update(summed, count.long())
+        return metric
 
     def named(self, has_history: bool) -> dict[str, Metric]:
         """Metrics under the names they are logged by; likelihoods need a segment with another before it."""

@@ -51,7 +51,7 @@ def quantising() -> Iterator[None]:
         yield
     except (ImportError, RuntimeError, NotImplementedError) as error:
         raise ConfigError(
-            f"bitsandbytes could not quantise the backbone here ({str(error).strip().splitlines()[0]}): {INSTALL}"
+            f"bitsandbytes could not quantise the backbone here ({' '.join(str(error).split())[:120]}): {INSTALL}"
         ) from error
 
 

@@ -37,10 +37,9 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_example_coupling_passes_its_battery(examples: Path, pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_inprocess(
-        str(examples / "test_my_couplings.py"), "-q", "-p", "no:cacheprovider", f"--rootdir={examples}"
-    )
+@pytest.mark.parametrize("file", ["test_my_couplings.py", "test_my_compressors.py"])
+def test_the_examples_pass_their_batteries(file: str, examples: Path, pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess(str(examples / file), "-q", "-p", "no:cacheprovider", f"--rootdir={examples}")
     outcome = result.parseoutcomes()
     assert outcome.get("passed", 0) > 10 and not outcome.get("failed") and not outcome.get("errors")
 

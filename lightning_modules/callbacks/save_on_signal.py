@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -45,6 +44,15 @@ class SaveOnSignal(Callback):
         self._agreed = trainer.global_step
         self._take_over()
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same for the validation before training: answered after the first step."""
+        self._take_over()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A prediction just ends: each of its files is whole or not there, and the same command goes on."""
+        if self.signal_name == "SIGTERM" and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     def _take_over(self) -> None:
         if self._before is None and threading.current_thread() is threading.main_thread():
             self._told = False
@@ -70,9 +78,10 @@ class SaveOnSignal(Callback):
         said = f"told to end by {self.signal_name} at step {trainer.global_step}"
         checkpoints = trainer.checkpoint_callback
         if isinstance(checkpoints, ModelCheckpoint) and checkpoints.dirpath and not trainer.fast_dev_run:
-            path = Path(checkpoints.dirpath) / f"last-step{trainer.global_step}.ckpt"
+            path = f"{checkpoints.dirpath}/last-step{trainer.global_step}.ckpt"
             trainer.save_checkpoint(path, weights_only=False)
-            rank_zero_info(f"{said}: saved {path}; the same command with --ckpt_path latest goes on from there")
+            word = path if "://" in path else "latest"
+            rank_zero_info(f"{said}: saved {path}; the same command with --ckpt_path {word} goes on from there")
         else:
             rank_zero_info(f"{said}: nothing is saved, because checkpoints are switched off")
         # The process that started others ends them all at once if one of them ends with another code than 0.

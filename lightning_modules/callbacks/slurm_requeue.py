@@ -36,13 +36,17 @@ class SlurmRequeue(SaveOnSignal):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the signal over, before Lightning registers its own answer."""
         environment = trainer._accelerator_connector.cluster_environment
-        if stage == "fit" and isinstance(environment, SLURMEnvironment):
+        if isinstance(environment, SLURMEnvironment):
             environment.auto_requeue = False
-            self._take_over()
+            if stage == "fit":
+                self._take_over()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing was agreed upon yet at the step that is begun with."""
         self._agreed = trainer.global_step
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Taken over in `setup`, and only under SLURM."""
 
     def answer(self, trainer: Trainer) -> NoReturn:
         """Save, requeue, leave."""

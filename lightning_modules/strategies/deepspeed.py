@@ -22,8 +22,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_modules.global_means import NOT_FINITE
 from lightning_modules.strategies.ordered_reduction import reduce_in_order
-from r3mem.errors import ConfigError
+from r3mem.errors import ConfigError, R3MemError
 
 ADVICE = (
     "take stage 2, which splits all that training adds to a frozen backbone; where the backbone itself does not fit, "
@@ -78,6 +79,11 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
             allgather_bucket_size=allgather_bucket_size,
             **options,
         )
+        # A file of DeepSpeed's settings takes the place of all arguments.
+        assert isinstance(self.config, dict)
+        set_stage = self.config.get("zero_optimization", {}).get("stage")
+        if set_stage not in (1, 2):
+            raise ConfigError(f"ZeRO stage {set_stage}, as config has it, cannot train this model: {ADVICE}")
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
@@ -114,6 +120,17 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
             self.config.setdefault("torch_autocast", autocast)
         super()._format_config()
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+        """See :class:`DeepSpeedStrategy`; a step that DeepSpeed leaves out is an error.
+
+        Raises:
+            R3MemError: Gradients were not finite. DeepSpeed would go on without ever changing a weight.
+        """
+        out = super().optimizer_step(*args, **kwargs)
+        if getattr(self.deepspeed_engine.optimizer, "overflow", False):
+            raise R3MemError(f"gradients are not finite, so DeepSpeed left the step out: {NOT_FINITE}")
+        return out
+
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     @property
@@ -144,10 +161,7 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
 
         inner = self._inner
         saved = {
-            i: {
-                "step": self._steps(inner),
-                **{key: safe_get_full_optimizer_state(p, key).cpu() for key in self._keys(inner)},
-            }
+            i: self._steps(inner) | {key: safe_get_full_optimizer_state(p, key).cpu() for key in self._keys(inner)}
             for i, p in enumerate(self._trained)
         }
         groups = [{k: v for k, v in group.items() if k != "params"} for group in inner.param_groups]
@@ -174,9 +188,10 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
         for parameter, state in zip(trained, saved["state"].values(), strict=True):
             for key in keys:
                 safe_set_full_optimizer_state(parameter, state[key].to(parameter.device), key)
-        steps = next(iter(saved["state"].values()))["step"]
+        steps = next(iter(saved["state"].values()), {}).get("step")
         for state in inner.state.values():
-            state["step"] = torch.as_tensor(float(steps)) if isinstance(state["step"], Tensor) else int(steps)
+            if "step" in state:
+                state["step"] = torch.as_tensor(float(steps)) if isinstance(state["step"], Tensor) else int(steps)
         for group in inner.param_groups:
             group.update({k: v for k, v in saved["param_groups"][0].items() if k != "params"})
 
@@ -210,14 +225,14 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
     @staticmethod
     def _keys(inner: Optimizer) -> list[str]:
         """What the optimiser keeps of every number."""
-        some = next(iter(inner.state.values()))
+        some = next(iter(inner.state.values()), {})
         return sorted(key for key, value in some.items() if isinstance(value, Tensor) and value.numel() > 1)
 
     @staticmethod
-    def _steps(inner: Optimizer) -> Any:
-        """Steps taken, a tensor of its own at each call."""
-        steps = next(iter(inner.state.values()))["step"]
-        return steps.clone() if isinstance(steps, Tensor) else steps
+    def _steps(inner: Optimizer) -> dict[str, Any]:
+        """Steps taken, a tensor of its own at each call; nothing of an optimiser that does not count them."""
+        some = next(iter(inner.state.values()), {})
+        return {key: v.clone() if isinstance(v, Tensor) else v for key, v in some.items() if key == "step"}
 
 
 class WeightsAsTheyAre(DeepSpeedPrecision):

@@ -83,6 +83,19 @@ class AdapterFSDPStrategy(DDPStrategy):
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, parts)
         super().setup(trainer)
 
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """See :class:`DDPStrategy`.
+
+        Raises:
+            ConfigError: A batch of (context, query) pairs, which runs the backbone as often as its rows ask for.
+        """
+        if "query_BTQ" in batch:
+            raise ConfigError(
+                "pairs of context and query do not run the same layers in every process, which split layers need: take "
+                "the strategy ddp"
+            )
+        return super().batch_to_device(batch, device, dataloader_idx)
+
     def pre_backward(self, closure_loss: Tensor) -> None:
         """Compare which layers the processes ran: parts of different layers would be put together without an error.
 

@@ -40,7 +40,9 @@ class MemoryReader(nn.Module):
         self.width, self.layer = width, layer
         self.map_DD = nn.Parameter(torch.eye(width))
         self.bias_D = nn.Parameter(torch.zeros(width))
-        self.anchor_D = nn.Parameter(torch.zeros(width))
+        # The anchor sees itself alone: at zero it would stay zero through all layers, and gradients grow beyond all
+        # bounds where every norm divides by next to nothing.
+        self.anchor_D = nn.Parameter(torch.ones(width))
         # Learning happens in units of the layer's own spread: hidden dimensions differ by orders of magnitude.
         self.register_buffer("scale_D", torch.ones(width))
 

@@ -210,6 +210,7 @@ def test_wrong_settings_are_refused_in_one_line(
 def test_missing_files_are_refused_in_one_line(run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert "/not/there.yaml" in refused(capsys, lambda: run("fit", "run", "--config=/not/there.yaml"))
     assert "/not/there.ckpt: no such file" in refused(capsys, lambda: run("fit", "run", "--ckpt_path=/not/there.ckpt"))
+    assert "/tmp: is a folder" in refused(capsys, lambda: run("fit", "run", "--ckpt_path=/tmp"))
 
 
 def test_checkpoints_that_do_not_fit_are_refused(

@@ -166,3 +166,5 @@ def test_rows_beside_each_other_give_the_same_texts(corpus: Corpus) -> None:
     for file in written(folder):
         rows, alone = Memory.load(folder / file), Memory.load(from_one / file)
         assert rows.lengths_T.tolist() == alone.lengths_T.tolist() and rows.digests == alone.digests
+        near, exact = rows.data_TKD.float(), alone.data_TKD.float()
+        assert float((near - exact).norm() / exact.norm()) < 1e-3

@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from datamodules.synthetic import SmallLlama
 from lightning_modules.export import export
 from lightning_modules.strategies import AdapterDeepSpeedStrategy, AdapterFSDPStrategy, check_strategy
-from r3mem import ConfigError
+from r3mem import ConfigError, R3MemError
 from tests.tiny_run import config, largest_difference, logged, tiny, write_documents
 
 STEPS, HALF, ROWS = 8, 4, 4
@@ -152,6 +152,10 @@ def test_what_would_train_something_else_is_refused() -> None:
         AdapterDeepSpeedStrategy(stage=3)
     with pytest.raises(ConfigError, match="AdapterDeepSpeedStrategy with stage 1 or 2"):
         check_strategy(DeepSpeedStrategy(stage=2))
+    with pytest.raises(ConfigError, match="ZeRO stage 3, as config has it"):
+        AdapterDeepSpeedStrategy(config={"zero_optimization": {"stage": 3}})
+    with pytest.raises(ConfigError, match="pairs of context and query"):
+        AdapterFSDPStrategy().batch_to_device({"query_BTQ": torch.zeros(1, 1, 1)})
     check_strategy(AdapterDeepSpeedStrategy(stage=1))
     check_strategy(AdapterFSDPStrategy())
     for split in (FSDPStrategy(), ModelParallelStrategy()):
@@ -187,3 +191,23 @@ def test_split_layers_do_not_predict() -> None:
     trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.PREDICTING))
     with pytest.raises(ConfigError, match="take the strategy ddp or auto"):
         AdapterFSDPStrategy().setup(trainer)
+
+
+def test_a_step_that_deepspeed_leaves_out_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy = AdapterDeepSpeedStrategy()
+    monkeypatch.setattr(DeepSpeedStrategy, "optimizer_step", lambda *a, **k: 3.0)
+    engine = SimpleNamespace(optimizer=SimpleNamespace(overflow=False))
+    monkeypatch.setattr(AdapterDeepSpeedStrategy, "deepspeed_engine", engine)
+    assert strategy.optimizer_step() == 3.0
+    engine.optimizer.overflow = True
+    with pytest.raises(R3MemError, match=r"gradients are not finite.*learning rate"):
+        strategy.optimizer_step()
+
+
+def test_an_optimiser_without_state_has_none_to_save() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    for momentum, keys in ((0.0, []), (0.9, ["momentum_buffer"])):
+        plain = torch.optim.SGD([weight], 0.1, momentum)
+        plain.step()
+        assert AdapterDeepSpeedStrategy._keys(plain) == keys and AdapterDeepSpeedStrategy._steps(plain) == {}

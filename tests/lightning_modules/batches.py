@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_modules.memory_module import MemoryModule
+from lightning_modules.segment_terms import total
 
 TERMS = ("forward", "autoencode", "kl", "query", "backward", "cycle", "residual")
 Batch = dict[str, Tensor]
@@ -47,7 +48,7 @@ def terms_of(module: MemoryModule, given: Batch, step: int = 0, state: Any = Non
     """Values of the terms for one batch."""
     torch.manual_seed(1)
     sums, _ = module._sums(given, state, module.objective.weights(step))
-    return {name: module._mean(parts) for name, parts in sums.items()}
+    return {name: mean_of(parts) for name, parts in sums.items()}
 
 
 def gradients(module: MemoryModule, loss: Tensor) -> dict[str, Tensor]:
@@ -64,3 +65,9 @@ def fit(module: MemoryModule, folder: Path, batches: list[Batch], steps: int, **
     trainer = Trainer(accelerator="cpu", max_steps=steps, default_root_dir=folder, **options)
     trainer.fit(module, datamodule=Batches(batches))
     return trainer
+
+
+def mean_of(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The mean of a term."""
+    summed, count = total(parts, torch.device("cpu"))
+    return summed / count.clamp(min=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_modules.memory_module import MemoryModule
 from lightning_modules.streams import at_segments, segments_of, whole_text
-from r3mem import Backbone, ConfigError, Memory, Segments, objectives
+from r3mem import Backbone, ConfigError, Memory, R3MemError, Segments, objectives
 from r3mem.compressors import (
     AccumulatingSummaries,
     ActivationBeacon,
@@ -22,7 +22,7 @@ from r3mem.compressors import (
 )
 from r3mem.hierarchy import Flat
 from r3mem.objectives import Objective, Term
-from tests.lightning_modules.batches import TERMS, Make, batch, fit, gradients, terms_of
+from tests.lightning_modules.batches import TERMS, Make, batch, fit, gradients, mean_of, terms_of
 from tests.tiny_models import WIDTH
 
 FUNCTIONS = {"forward": "forward_nll", "kl": "distillation", "backward": "backward_ce"}
@@ -187,7 +187,7 @@ def test_an_ended_row_keeps_its_memory_and_trains_nothing(module: Make) -> None:
     changed["ids_BTN"][1, 0, 5:], changed["ids_BTN"][1:, 1], changed["ids_BTN"][2] = 7, 7, 7
     with torch.no_grad():
         (terms, state), (again, _) = (made._sums(b, None, {"forward": 1.0}) for b in (given, changed))
-    assert torch.equal(made._mean(terms["forward"]), made._mean(again["forward"]))
+    assert torch.equal(mean_of(terms["forward"]), mean_of(again["forward"]))
     assert state.lengths_B.tolist() == [8, 5, 0] and not state.slots_BKD[2].any()
 
 
@@ -287,3 +287,11 @@ def test_segments_of_any_length_are_one_text(module: Make) -> None:
     given = torch.arange(24.0)[None, :, None].expand(3, -1, 1)
     assert torch.equal(whole_text(full).ids_BN, full["ids_BTN"].flatten(1))
     assert torch.equal(torch.cat(at_segments(given, full), 1), given)
+
+
+def test_a_loss_that_is_no_number_ends_training(module: Make, tmp_path: Path) -> None:
+    made = module()
+    with torch.no_grad():
+        made.model.compressor.reader.bias_D[0] = float("nan")
+    with pytest.raises(R3MemError, match=r"the loss is nan after step 0: lower the learning rate"):
+        fit(made, tmp_path, [batch()], steps=2)

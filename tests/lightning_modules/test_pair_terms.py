@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from lightning_modules.memory_module import MemoryModule
 from lightning_modules.pair_terms import PairTerms
@@ -21,6 +22,7 @@ from r3mem.memory import Segments
 from r3mem.objectives import Objective, Term
 from r3mem.reversible import PositionBinding, ReversibleStack
 from r3mem.stepwise import Stepwise
+from tests.lightning_modules.batches import mean_of
 from tests.tiny_models import WIDTH, awaken_adapters
 
 GIVEN = [10, 81]
@@ -212,7 +214,7 @@ def test_every_term_reaches_what_it_trains_and_replay_agrees(model: R3Mem) -> No
         made.replay = replay
         torch.manual_seed(0)
         sums = made._pairs(pairs(), ["forward", "query", "expand", "contrast"])
-        loss = torch.stack([made._mean(parts) for parts in sums.values()]).sum()
+        loss = torch.stack([mean_of(parts) for parts in sums.values()]).sum()
         named = {n: p for n, p in made.named_parameters() if p.requires_grad}
         grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         found.append({n: g for n, g in zip(named, grads, strict=True) if g is not None})
@@ -226,3 +228,18 @@ def test_terms_that_a_batch_cannot_give_are_refused(model: R3Mem) -> None:
         module(model, kl=1.0)._check_terms(pairs())
     with pytest.raises(ConfigError, match="contrast, which needs"):
         module(model, contrast=1.0)._check_terms({"ids_BTN": torch.zeros(1, 1, 1)})
+
+
+def test_evaluation_means_are_over_all_batches_and_processes(model: R3Mem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is logged is a metric, which Lightning adds up over processes; also where this one has nothing to count."""
+    made, logged = module(model, query=1.0), dict[str, Any]()
+    monkeypatch.setattr(made, "log", lambda name, value, **_: logged.update({name: value}))
+    empty = pairs(relevant=[[False, False], [False, False]])
+    with torch.no_grad():
+        for batch in (pairs(), pairs(relevant=[[False, False], [True, False]]), empty):
+            made._evaluate(batch, "val")
+        parts = [p for b in (pairs(), pairs(relevant=[[False, False], [True, False]]))
+                 for p in made._pairs(b, ["query"])["query"]]  # fmt: skip
+    assert set(logged) == {"val/forward", "val/query", "val/contrast"}
+    assert all(isinstance(value, Metric) for value in logged.values())
+    assert float(logged["val/query"].compute()) == pytest.approx(float(mean_of(parts)), abs=1e-4)

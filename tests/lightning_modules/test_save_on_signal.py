@@ -25,14 +25,16 @@ class Run:
         self.checkpoint_callback = ModelCheckpoint(dirpath=folder) if folder else None
         self.global_step, self.fast_dev_run, self.is_global_zero = 0, False, first
         self.saved: list[str] = []
+        self.paths: list[str] = []
         self.other_told = False
         self.strategy = self
 
     def reduce_boolean_decision(self, decision: bool, all: bool) -> bool:
         return decision or self.other_told
 
-    def save_checkpoint(self, path: Path, weights_only: bool) -> None:
-        self.saved.append(path.name)
+    def save_checkpoint(self, path: str, weights_only: bool) -> None:
+        self.paths.append(path)
+        self.saved.append(Path(path).name)
 
 
 def steps(callback: SaveOnSignal, run: Any, count: int) -> None:
@@ -70,6 +72,31 @@ def test_a_process_that_was_not_told_ends_with_the_others(tmp_path: Path, folder
         callback.teardown(run, None, "fit")  # type: ignore[arg-type]
     # The one that started it would kill all if it saw another code.
     assert end.value.code == 0 and run.saved == (["last-step4.ckpt"] if folder else [])
+
+
+def test_a_place_that_is_no_local_folder_stays_one(tmp_path: Path) -> None:
+    run: Any = Run(tmp_path)
+    run.checkpoint_callback.dirpath = "memory://runs"
+    run.global_step = 3
+    with pytest.raises(SystemExit):
+        SaveOnSignal().answer(run)
+    assert run.paths == ["memory://runs/last-step3.ckpt"]
+
+
+def test_validation_before_training_notes_the_signal_and_prediction_ends(tmp_path: Path) -> None:
+    run: Any = Run(tmp_path)
+    callback, before = SaveOnSignal(), signal.getsignal(signal.SIGTERM)
+    try:
+        callback.on_sanity_check_start(run, None)  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGTERM)
+        callback.on_train_start(run, None)  # type: ignore[arg-type]
+        with pytest.raises(SystemExit):
+            steps(callback, run, 1)
+        assert run.saved == ["last-step1.ckpt"]
+        callback.on_predict_start(run, None)  # type: ignore[arg-type]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("kind", [SaveOnSignal, SlurmRequeue])

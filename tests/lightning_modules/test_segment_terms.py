@@ -12,6 +12,7 @@ from r3mem import Backbone, ConfigError
 from r3mem.compressors import InContextAutoencoder
 from r3mem.objectives import Objective, Term
 from r3mem.reversible import AutoregressiveDecoder, PositionBinding, ReversibleStack
+from tests.lightning_modules.batches import mean_of
 from tests.tiny_models import RATIO, WIDTH
 
 Make = Callable[..., MemoryModule]
@@ -44,7 +45,7 @@ def test_any_mix_of_the_others_is_trained(module: Make, weights: dict[str, float
     ids_BTN = torch.randint(0, 256, (2, 2, 16), generator=torch.Generator().manual_seed(0))
     batch = {"ids_BTN": ids_BTN, "lengths_BT": torch.full((2, 2), 16), "reset_B": torch.ones(2).bool()}
     sums, _ = made._sums(batch, None, made.objective.weights(0))
-    terms = {name: made._mean(parts) for name, parts in sums.items()}
+    terms = {name: mean_of(parts) for name, parts in sums.items()}
     assert set(terms) == set(weights) and all(value > 0 for value in terms.values())
     sum(terms.values()).backward()
     assert made.model.compressor.initial_SD.grad.abs().sum() > 0
