@@ -50,8 +50,9 @@ def quantising() -> Iterator[None]:
     try:
         yield
     except (ImportError, RuntimeError, NotImplementedError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(
-            f"bitsandbytes could not quantise the backbone here ({' '.join(str(error).split())[:120]}): {INSTALL}"
+            f"bitsandbytes could not quantise the backbone here ({first}): {INSTALL}"
         ) from error
 
 
