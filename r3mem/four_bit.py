@@ -51,9 +51,7 @@ def quantising() -> Iterator[None]:
         yield
     except (ImportError, RuntimeError, NotImplementedError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ConfigError(
-            f"bitsandbytes could not quantise the backbone here ({first}): {INSTALL}"
-        ) from error
+        raise ConfigError(f"bitsandbytes could not quantise the backbone here ({first}): {INSTALL}") from error
 
 
 def checked(model: PreTrainedModel) -> PreTrainedModel:
