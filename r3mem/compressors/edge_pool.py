@@ -73,9 +73,11 @@ class EdgePool(MeanPool):
         segment_BK = memory.segment_BK
         count_BS = (one_hot(segment_BK) * memory.mask_BK[..., None]).sum(1)
         before_BS = count_BS.cumsum(1) - count_BS
-        places_BSK = self._places(ratio * count_BS.flatten(), n_slots, ratio).view(*count_BS.shape, n_slots)
+        # As wide as the largest segment, not as all of them: what is laid out grows with the square of it.
+        n_own = max(1, int(count_BS.max()))
+        places_BSK = self._places(ratio * count_BS.flatten(), n_own, ratio).view(*count_BS.shape, n_own)
         first_BK = before_BS.gather(1, segment_BK)
-        own_BK = (torch.arange(n_slots, device=first_BK.device) - first_BK).clamp(min=0)
+        own_BK = (torch.arange(n_slots, device=first_BK.device) - first_BK).clamp(0, n_own - 1)
         row_B1 = torch.arange(len(segment_BK), device=first_BK.device)[:, None]
         return places_BSK[row_B1, segment_BK, own_BK] + ratio * first_BK
 
