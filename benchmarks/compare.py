@@ -68,7 +68,7 @@ def budget_of(task: str, args: argparse.Namespace) -> Any:
     if task not in compare_text.TASKS:
         smoke = args.suite == "smoke"
         return compare_tasks.TaskBudget.smoke() if smoke else compare_tasks.TaskBudget.full(task)
-    budget = getattr(compare_text.TextBudget, args.suite)()
+    budget = getattr(compare_text.TextBudget, args.suite)(task)
     given = {"texts": args.text and tuple(args.text), "backbone": args.backbone, "dtype": args.dtype}
     return replace(budget, **{key: value for key, value in given.items() if value is not None})
 

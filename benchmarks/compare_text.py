@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -66,17 +66,21 @@ class TextBudget:
     source_tokens: int = 60_000
 
     @classmethod
-    def smoke(cls) -> TextBudget:
+    def smoke(cls, task: str) -> TextBudget:
         """Shows that a method runs; its figures rank nothing."""
         return cls()
 
     @classmethod
-    def full(cls) -> TextBudget:
-        """Hours on two CPU cores: what a method gives soon. Texts have to be given."""
-        return cls(texts=(), train_tokens=24_576, batch=2, passages=12, recall_tokens=128, source_tokens=400_000)
+    def full(cls, task: str) -> TextBudget:
+        """Minutes a run on one CPU core: what a method gives soon, and what it costs. Texts have to be given.
+
+        Of spelling nothing is learned in any budget that two cores have, so that `recall` trains for its costs alone.
+        """
+        budget = cls(texts=(), train_tokens=24_576, batch=2, passages=8, source_tokens=400_000)
+        return replace(budget, train_tokens=6_144, recall_tokens=64) if task == "recall" else budget
 
     @classmethod
-    def gpu(cls) -> TextBudget:
+    def gpu(cls, task: str) -> TextBudget:
         """Hours on a GPU: what a method gives once it is learned. Texts have to be given."""
         return cls(texts=(), train_tokens=20_000_000, batch=16, passages=48, recall_tokens=256, source_tokens=4_000_000)
 
