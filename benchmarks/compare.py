@@ -23,7 +23,7 @@ import compare_tasks
 import compare_text
 import torch
 from compare_runs import Run, expected_seconds, run_all
-from harness import ROOT, console, run, table, write
+from harness import ROOT, console, portable, run, table, write
 from methods import FULL_TEXT, compared, group_of
 
 from r3mem import InputError
@@ -69,7 +69,7 @@ def budget_of(task: str, args: argparse.Namespace) -> Any:
         smoke = args.suite == "smoke"
         return compare_tasks.TaskBudget.smoke() if smoke else compare_tasks.TaskBudget.full(task)
     budget = getattr(compare_text.TextBudget, args.suite)(task)
-    given = {"texts": args.text and tuple(args.text), "backbone": args.backbone, "dtype": args.dtype}
+    given = {"texts": args.text and tuple(map(portable, args.text)), "backbone": args.backbone, "dtype": args.dtype}
     return replace(budget, **{key: value for key, value in given.items() if value is not None})
 
 

@@ -9,6 +9,7 @@ Shape legend: B batch, N text tokens.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable
@@ -155,7 +156,8 @@ def _texts(model: R3Mem, budget: TextBudget, size: int) -> tuple[list[list[int]]
     """Windows to train on, and held-out ones by the name of their text; the same for every method and seed."""
     training: list[list[int]] = []
     held: dict[str, list[list[int]]] = {}
-    for path in budget.texts:
+    for text in budget.texts:
+        path = os.path.expandvars(text)
         seen, kept = parted(documents(path, model.backbone, budget.source_tokens, skip=5000, least=WINDOW))
         training += windows_of(seen, size, 10**6)
         held[name_of(path)] = windows_of(kept, size, budget.passages)

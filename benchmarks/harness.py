@@ -188,15 +188,19 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def portable(word: str) -> str:
+    """A path below ``$R3MEM_DATA`` as every machine has it; anything else as it is. `os.path.expandvars` undoes it."""
+    data = os.environ.get("R3MEM_DATA", "").rstrip("/")
+    return f"$R3MEM_DATA{word.removeprefix(data)}" if data and word.startswith(f"{data}/") else word
+
+
 def write(path: Path | None, seed: int, rows: list[dict[str, Any]], **more: Any) -> None:
     """Write the result file, whole or not at all, if one was asked for."""
     if path is None:
         return
     root = str(ROOT)
     words = [shlex.quote(word.replace(root + "/", "")) for word in ["python", *sys.argv]]
-    data = os.environ.get("R3MEM_DATA", "").rstrip("/")
-    if data:
-        words = [f"$R3MEM_DATA{word.removeprefix(data)}" if word.startswith(data) else word for word in words]
+    words = [portable(word) for word in words]
     result = {
         "command": " ".join(words),
         "commit": COMMIT,

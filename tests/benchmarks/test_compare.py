@@ -216,6 +216,6 @@ def test_recall_is_by_the_stack_for_ours_and_by_spelling_for_peers(budget: TextB
 
 
 def test_full_takes_texts() -> None:
-    for asked in (TextBudget.full(), TextBudget.gpu()):
+    for asked in (TextBudget.full("recall"), TextBudget.gpu("recall")):
         with pytest.raises(InputError, match="give some with --text"):
             run_text("recall", "edge_pool", 0, asked)
