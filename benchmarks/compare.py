@@ -30,6 +30,13 @@ from r3mem import InputError
 
 SUITES = ("smoke", "full", "gpu")
 TASKS = (*compare_tasks.TASKS, *compare_text.TASKS)
+# Of each task unless told otherwise. On a CPU, one of what takes long or moves little: the whole suite is to end within
+# three hours of two cores.
+SEEDS: dict[str, dict[str, tuple[int, ...]]] = {
+    "smoke": dict.fromkeys(TASKS, (0,)),
+    "full": dict.fromkeys(TASKS, (0,)) | dict.fromkeys(("associative_recall", "needle"), (0, 1, 2)),
+    "gpu": dict.fromkeys(TASKS, (0, 1, 2)),
+}
 BEGAN = time.perf_counter()
 
 
@@ -45,7 +52,9 @@ def parsed() -> argparse.Namespace:
         "--methods", nargs="+", default=compared(), metavar="NAME",
         help=f"files of configs/model/, and {FULL_TEXT}; all if left out",
     )  # fmt: skip
-    p.add_argument("--seeds", nargs="+", type=int, default=None, metavar="N", help="0 for smoke, 0 1 2 for the others")
+    p.add_argument(
+        "--seeds", nargs="+", type=int, default=None, metavar="N", help="of all tasks; each has its own if left out"
+    )
     p.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     p.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "compare", help="where files go")
     p.add_argument("--list", action="store_true", help="tell what would be run and how long it takes, and leave")
@@ -54,7 +63,6 @@ def parsed() -> argparse.Namespace:
     p.add_argument("--dtype", default=None, help="precision of that backbone")
     p.add_argument("--one", nargs=3, default=None, metavar=("TASK", "METHOD", "SEED"), help="make one run, here")
     args = p.parse_args()
-    args.seeds = args.seeds or ([0] if args.suite == "smoke" else [0, 1, 2])
     for name in args.methods:
         if group_of(name) and name not in compared():
             raise InputError(f"{name} is not compared; the first line of its file in configs/model/ says why")
@@ -94,7 +102,7 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
     out = []
     for task in args.tasks:
         known = compare_text.TASKS.get(task)
-        for seed in args.seeds:
+        for seed in args.seeds or SEEDS[args.suite][task]:
             # On synthetic tasks its start is everyone's: made once, before runs that would all make it at a time.
             needed = known is None or known.needs_reference
             reference = Run(folder, task, FULL_TEXT, seed) if needed else None

@@ -143,6 +143,18 @@ def test_list_tells_what_is_to_do_and_makes_nothing(
     assert [file.name for file in tmp_path.rglob("*.*")] == [path.name]
 
 
+def test_a_suite_has_seeds_for_each_task_unless_told_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seeds(*options: str) -> dict[str, list[int]]:
+        words = ["compare.py", "--suite", "full", "--out", str(tmp_path), "--methods", "edge_pool", *options]
+        monkeypatch.setattr(sys, "argv", words)
+        runs = compare.runs_of(compare.parsed())
+        return {task: [run.seed for run in runs if run.task == task] for task in compare.TASKS}
+
+    assert seeds() == {task: list(compare.SEEDS["full"][task]) for task in compare.TASKS}
+    assert seeds()["associative_recall"] == [0, 1, 2] and seeds()["retention"] == [0]
+    assert set(map(tuple, seeds("--seeds", "4", "7").values())) == {(4, 7)}
+
+
 def test_wrong_arguments_are_told_before_anything_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no method 'recurent_memory'"):
         called(monkeypatch, tmp_path, "--methods", "recurent_memory")
