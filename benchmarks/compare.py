@@ -30,8 +30,8 @@ from r3mem import InputError
 
 SUITES = ("smoke", "full", "gpu")
 TASKS = (*compare_tasks.TASKS, *compare_text.TASKS)
-# Of each task unless told otherwise. On a CPU, one of what takes long or moves little: the whole suite is to end within
-# three hours of two cores.
+# Of each task unless told otherwise. On a CPU, one of what takes long or moves little: the whole suite is meant to end
+# within three hours of two cores.
 SEEDS: dict[str, dict[str, tuple[int, ...]]] = {
     "smoke": dict.fromkeys(TASKS, (0,)),
     "full": dict.fromkeys(TASKS, (0,)) | dict.fromkeys(("associative_recall", "needle"), (0, 1, 2)),

@@ -45,7 +45,7 @@ class TextBudget:
     Attributes:
         backbone: Name of the language model.
         dtype: Its precision.
-        texts: Sources, see ``datamodules/sources.py``; each is one kind of text.
+        texts: Sources, see ``datamodules/sources.py``; each is one kind of text. ``$R3MEM_DATA`` may begin them.
         ratios: Text tokens per virtual token; each step trains one of them in turn.
         train_tokens: Tokens of windows that each method reads in training.
         batch: Windows a step.
@@ -75,7 +75,7 @@ class TextBudget:
     def full(cls, task: str) -> TextBudget:
         """Minutes a run on one CPU core: what a method gives soon, and what it costs. Texts have to be given.
 
-        Of spelling nothing is learned in any budget that two cores have, so that `recall` trains for its costs alone.
+        Thirty thousand tokens taught no spelling (recall-cpu.json), so that `recall` trains for its costs alone.
         """
         budget = cls(texts=(), train_tokens=24_576, batch=2, passages=8, source_tokens=400_000)
         return replace(budget, train_tokens=6_144, recall_tokens=64) if task == "recall" else budget

@@ -191,7 +191,7 @@ def _shown(value: Any) -> str:
 def portable(word: str) -> str:
     """A path below ``$R3MEM_DATA`` as every machine has it; anything else as it is. `os.path.expandvars` undoes it."""
     data = os.environ.get("R3MEM_DATA", "").rstrip("/")
-    return f"$R3MEM_DATA{word.removeprefix(data)}" if data and word.startswith(f"{data}/") else word
+    return f"$R3MEM_DATA{word.removeprefix(data)}" if data and f"{word}/".startswith(f"{data}/") else word
 
 
 def write(path: Path | None, seed: int, rows: list[dict[str, Any]], **more: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import compare
 from compare_runs import Run, expected_seconds, run_all
 from compare_text import TextBudget, run_text
+from harness import portable
 
 FIELDS = {
     "command", "commit", "seed", "hardware", "date", "task", "method", "group", "budget", "metric", "cost", "rows"
@@ -225,6 +227,14 @@ def test_recall_is_by_the_stack_for_ours_and_by_spelling_for_peers(budget: TextB
     for row in ours + peer + whole:
         assert 0 <= row["free_running_accuracy"] <= 1 and 0 <= row["teacher_forced_accuracy"] <= 1
     assert all(row["recall_exact"] == row["spelt_exact"] for row in peer)
+
+
+def test_texts_are_told_as_every_machine_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R3MEM_DATA", "/some/data/")
+    for told in ("$R3MEM_DATA", "$R3MEM_DATA/books/a.jsonl.xz", "/some/database/a.txt", "a.txt"):
+        assert portable(os.path.expandvars(told).replace("//", "/").removesuffix("/")) == told
+    monkeypatch.delenv("R3MEM_DATA")
+    assert portable("/some/data/a.txt") == "/some/data/a.txt"
 
 
 def test_full_takes_texts() -> None:

@@ -77,6 +77,20 @@ def test_slots_of_several_segments_stand_in_their_own_segments() -> None:
     ]
 
 
+def test_many_segments_are_laid_out_by_the_widest(monkeypatch: pytest.MonkeyPatch) -> None:
+    laid: list[int] = []
+    places = EdgePool._places
+
+    def recorded(pool: EdgePool, lengths_B: torch.Tensor, n_slots: int, ratio: int) -> torch.Tensor:
+        laid.append(n_slots)
+        return places(pool, lengths_B, n_slots, ratio)
+
+    monkeypatch.setattr(EdgePool, "_places", recorded)
+    memory = MemoryState.one_after_the_other([torch.zeros(2, n, WIDTH) for n in [4, 2] * 32], 3)
+    assert EdgePool(WIDTH, 3).positions(memory).shape == (2, 192)
+    assert laid == [4]
+
+
 @pytest.mark.parametrize("shares", [{"first": -0.1}, {"last": 1.5}, {"first": 0.6, "last": 0.6}])
 def test_shares_of_the_slots(shares: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="are not shares"):
