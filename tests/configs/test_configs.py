@@ -21,7 +21,7 @@ PEERS = (
     "in_context_autoencoder", "last_tokens", "memformer", "no_memory", "random_memory", "recurrent_memory",
     "retention_valve",
 )  # fmt: skip
-STRATEGIES = ("deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero2_offload", "fsdp")
+STRATEGIES = ("deepspeed_zero1", "deepspeed_zero1_offload", "deepspeed_zero2", "deepspeed_zero2_offload", "fsdp")
 SHIPPED = {
     "model/virtual_tokens": (MODEL, DATA, TRAINER),
     "model/mean_pool": ("model/mean_pool", DATA, TRAINER),

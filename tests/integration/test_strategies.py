@@ -131,7 +131,10 @@ def test_two_processes_are_one_in_bfloat16(run: Run, strategy: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "variant"), [("fsdp", "checkpointing"), ("fsdp", "replay"), ("zero2", "offload")])
+@pytest.mark.parametrize(
+    ("strategy", "variant"),
+    [("fsdp", "checkpointing"), ("fsdp", "replay"), ("zero1", "offload"), ("zero2", "offload")],
+)
 def test_settings_that_save_memory_change_nothing(run: Run, strategy: str, variant: str) -> None:
     assert_same(run(strategy, variant=variant), run("one"))
 
