@@ -7,6 +7,7 @@ of an answer, X tokens of all questions with answers, K virtual tokens, D width,
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import random
 import time
 from collections.abc import Callable
@@ -119,8 +120,16 @@ def run_task(task: str, method: str, seed: int, budget: TaskBudget) -> dict[str,
     }
     return {
         "task": task, "method": method, "seed": seed, "metric": "exact_match", "budget": dataclasses.asdict(budget),
-        "cost": spent, "rows": rows, "curve": cost.curve,
+        "start": _digest(reader), "cost": spent, "rows": rows, "curve": cost.curve,
     }  # fmt: skip
+
+
+def _digest(model: LlamaForCausalLM) -> str:
+    """What tells weights apart: a start that was trained anew elsewhere is another one, if only by rounding."""
+    found = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(model.state_dict().items()):
+        found.update(name.encode() + value.contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _model(method: str, start: LlamaForCausalLM, grid: Grid, budget: TaskBudget) -> R3Mem:

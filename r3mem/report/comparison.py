@@ -20,11 +20,13 @@ class Score:
         values: One for each seed that was run in full.
         expected: Seeds that some method was run with on this task.
         mixed: Whether some of it was run with another commit than most of the comparison.
+        apart: Whether some of it was trained from another start than most of its task and seed.
     """
 
     values: tuple[float, ...]
     expected: int
     mixed: bool = False
+    apart: bool = False
 
     @property
     def mean(self) -> float:
@@ -41,7 +43,7 @@ class Score:
             return "missing"
         shown = f"{self.mean:.3f}" + (f" ± {self.spread:.3f}" if self.spread is not None else "")
         lacking = f" ({len(self.values)} of {self.expected} seeds)" if len(self.values) < self.expected else ""
-        return f"{shown}{lacking}{'*' if self.mixed else ''}"
+        return f"{shown}{lacking}{'*' if self.mixed else ''}{'†' if self.apart else ''}"
 
 
 class Comparison:
@@ -64,6 +66,7 @@ class Comparison:
         self.seeds = {task: sorted({r.seed for r in runs if r.task == task}) for task in self.tasks}
         self.commits = Counter(run.commit for run in runs)
         self.commit = self.commits.most_common(1)[0][0]
+        self.apart = {run.path for task in self.tasks for seed in self.seeds[task] for run in _apart(runs, task, seed)}
         self.hardware = sorted({", ".join(f"{k} {v}" for k, v in r.hardware.items() if v is not None) for r in runs})
         self.places = {
             task: sorted({p for r in runs if r.task == task and r.group != "reference" for p in r.rows}, key=str)
@@ -107,7 +110,7 @@ class Comparison:
             places: Of the rows; all of the task if None.
         """
         wanted = self.places[task] if places is None else places
-        values, mixed = [], False
+        values, mixed, apart = [], False, False
         for run in self.of(task, method):
             rows = [_row(run, place) for place in wanted]
             found = [row.get(figure or run.metric) for row in rows if row is not None]
@@ -115,7 +118,8 @@ class Comparison:
             if numbers and len(numbers) == len(wanted):
                 values.append(statistics.fmean(numbers))
                 mixed |= run.commit != self.commit
-        return Score(tuple(values), len(self.seeds[task]), mixed)
+                apart |= run.path in self.apart
+        return Score(tuple(values), len(self.seeds[task]), mixed, apart)
 
     def cost(self, task: str, method: str, figure: str) -> float:
         """Mean of a cost over seeds; NaN where it is not known."""
@@ -159,6 +163,17 @@ class Comparison:
                 if ours and best and found[best].mean > found[ours].mean:
                     out.append((task, where, best, found[best], ours, found[ours]))
         return out
+
+
+def _apart(runs: Sequence[Run], task: str, seed: int) -> list[Run]:
+    """Runs from another start than most, by the number of tokens that the start was trained on and by its weights."""
+    same = [run for run in runs if (run.task, run.seed) == (task, seed)]
+    found = []
+    for marks in ([run.cost.get("start_train_tokens") for run in same], [run.start for run in same]):
+        known = Counter(mark for mark in marks if mark is not None)
+        usual = known.most_common(1)[0][0] if known else None
+        found += [run for run, mark in zip(same, marks, strict=True) if mark not in (None, usual)]
+    return found
 
 
 def _row(run: Run, place: Place) -> dict[str, Any] | None:

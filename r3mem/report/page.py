@@ -46,7 +46,7 @@ def terminal_table(comparison: Comparison) -> Table:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What a reader has to know beside the figures: runs of another commit, other hardware, what is missing."""
+    """What a reader has to know beside the figures: runs of another commit, start or hardware, what is missing."""
     out = []
     if len(comparison.commits) > 1:
         others = [f"{count} of {commit}" for commit, count in comparison.commits.items() if commit != comparison.commit]
@@ -56,6 +56,11 @@ def notes(comparison: Comparison) -> list[str]:
         )
     if any(commit.endswith("-dirty") for commit in comparison.commits):
         out.append("Some code was changed beyond its commit (-dirty): those runs cannot be made again from the commit.")
+    if comparison.apart:
+        names = sorted(f"{path.parent.name}/{path.stem}" for path in comparison.apart)
+        out.append(
+            f"Trained from another start than the other runs of their task and seed, marked †: {', '.join(names)}."
+        )
     if len(comparison.hardware) > 1:
         out.append(f"Costs of {len(comparison.hardware)} kinds of hardware stand side by side: do not compare them.")
     absent = comparison.missing()

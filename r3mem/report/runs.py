@@ -36,6 +36,7 @@ class Run:
         rows: Figures by their place on the axes.
         commit: Of the code.
         hardware: What it ran on.
+        start: What tells apart the weights that it was trained from; None where the file does not say.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Run:
     rows: dict[Place, dict[str, Any]]
     commit: str
     hardware: dict[str, Any]
+    start: str | None = None
 
 
 def place_of(row: dict[str, Any], without: Iterable[str] = ()) -> Place:
@@ -116,4 +118,5 @@ def _read(path: Path) -> Run:
     return Run(
         path, content["task"], content["method"], group, content["seed"], content["metric"], content["budget"],
         content["cost"], rows, content["commit"], content["hardware"],
+        content.get("start"),
     )  # fmt: skip
