@@ -346,15 +346,17 @@ class MemoryModule(LightningModule):
             # a compressor accumulates, they may have different numbers of slots.
             width = carried.slots_BKD.shape[1]
             widest = int(cast(Tensor, self.all_gather(torch.tensor(width, device=self.device))).max())
-            padded_BKD = torch.nn.functional.pad(carried.slots_BKD, (0, 0, 0, widest - width))
-            slots_BKD, lengths_B = (
-                cast(Tensor, self.all_gather(t)).flatten(0, 1) for t in (padded_BKD, carried.lengths_B)
-            )
-            carried = MemoryState(slots_BKD, lengths_B, carried.ratio)
+            parts = [torch.nn.functional.pad(carried.slots_BKD, (0, 0, 0, widest - width)), carried.lengths_B]
+            if carried.segment_BK is not None:
+                parts.append(torch.nn.functional.pad(carried.segment_BK, (0, widest - width)))
+            slots_BKD, lengths_B, *segment = (cast(Tensor, self.all_gather(t)).flatten(0, 1) for t in parts)
+            carried = MemoryState(slots_BKD, lengths_B, carried.ratio, *segment)
         checkpoint["r3mem"] = {
             "format": CHECKPOINT_FORMAT,
             "backbone": self.backbone.fingerprint,
-            "carried": None if carried is None else [carried.slots_BKD, carried.lengths_B, carried.ratio],
+            "carried": None
+            if carried is None
+            else [carried.slots_BKD, carried.lengths_B, carried.ratio, carried.segment_BK],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -378,8 +380,8 @@ class MemoryModule(LightningModule):
         saving.load_own_state(self.model, checkpoint["state_dict"])
         checkpoint["state_dict"] = {}
         if about["carried"] is not None:
-            slots_BKD, lengths_B, ratio = about["carried"]
-            self._resumed = MemoryState(slots_BKD, lengths_B, ratio)
+            # Checkpoints of before segments had numbers end with the ratio.
+            self._resumed = MemoryState(*about["carried"])
 
     def on_train_start(self) -> None:
         """Go on from the memory that the checkpoint carried."""
@@ -387,7 +389,4 @@ class MemoryModule(LightningModule):
         if resumed is not None:
             rank, world_size = self.global_rank, self.trainer.world_size
             rows = len(resumed.lengths_B) // world_size
-            mine = slice(rank * rows, (rank + 1) * rows)
-            self._carried = MemoryState(
-                resumed.slots_BKD[mine].to(self.device), resumed.lengths_B[mine].to(self.device), resumed.ratio
-            )
+            self._carried = resumed.rows(torch.arange(rank * rows, (rank + 1) * rows)).to(self.device)

@@ -48,4 +48,6 @@ def keep_ended(before: MemoryState | None, after: MemoryState) -> MemoryState:
         torch.where(ended_B[:, None, None], before.slots_BKD, after.slots_BKD),
         torch.where(ended_B, before.lengths_B, after.lengths_B),
         after.ratio,
-    )
+        after.segment_BK if before.segment_BK is None or after.segment_BK is None
+        else torch.where(ended_B[:, None], before.segment_BK, after.segment_BK),
+    )  # fmt: skip

@@ -317,7 +317,9 @@ class Backbone(nn.Module):
                     positions = packing.positions_RZ.clamp(max=self.max_positions - 1)
                     stack.enter_context(head_reads(head(self.base), packing.heads(last_B)))
                 else:
-                    masks = PassMasks.build(layout.valid_BS, n_prefix, n_queries, self.compute, layout.order_BS)
+                    masks = PassMasks.build(
+                        layout.valid_BS, n_prefix, n_queries, self.compute, layout.order_BS, layout.segment_BS
+                    )
                     positions = positions_BS[:, n_cached:]
                 inputs |= {"attention_mask": masks.all_layers, "position_ids": positions}
                 if prefix is not None and prefix.layer > 0:

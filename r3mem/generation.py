@@ -68,7 +68,10 @@ def generating(backbone: Backbone, prefix: Prefix) -> Iterator[None]:
         text_BN = valid_BS[:, n_prefix:]
         text_positions_BN = prefix.start_B.repeat_interleave(copies)[:, None] + (text_BN.cumsum(1) - 1).clamp(min=0)
         positions_BS = torch.cat([prefix.positions_BP.repeat_interleave(copies, 0), text_positions_BN], 1)
-        masks = PassMasks.build(valid_BS, n_prefix, n_queries, backbone.compute)
+        segment_BS = prefix.segments(text_BN.shape[1])
+        if segment_BS is not None:
+            segment_BS = segment_BS.repeat_interleave(copies, 0)
+        masks = PassMasks.build(valid_BS, n_prefix, n_queries, backbone.compute, segment_BS=segment_BS)
         steps.close()
         if prefix.layer > 0:
             steps.enter_context(injected(backbone.layers, prefix, masks, type(backbone.base).__name__))

@@ -79,8 +79,8 @@ class MemoryState:
         slots_BKD: The virtual tokens.
         lengths_B: Text tokens each row covers; 0 means that the row holds nothing.
         ratio: Text tokens per virtual token.
-        segment_BK: Where the slots of several segments stand one after the other as they were written, the number of
-            each slot's segment, from 0; None where they are of one, or a compressor has made one state of them.
+        segment_BK: Where the slots of several segments stand one after the other, the number of each slot's segment, in
+            rising order; None where they are of one.
     """
 
     slots_BKD: Tensor
@@ -116,6 +116,11 @@ class MemoryState:
         """
         segment_AK = None if self.segment_BK is None else self.segment_BK[index_A]
         return MemoryState(self.slots_BKD[index_A], self.lengths_B[index_A], self.ratio, segment_AK)
+
+    def to(self, device: torch.device | str) -> MemoryState:
+        """The same state on a device."""
+        segment_BK = None if self.segment_BK is None else self.segment_BK.to(device)
+        return MemoryState(self.slots_BKD.to(device), self.lengths_B.to(device), self.ratio, segment_BK)
 
     def detach(self) -> MemoryState:
         """The same state, cut from the graph: where truncated back-propagation ends."""

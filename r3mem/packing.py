@@ -28,7 +28,7 @@ from r3mem.errors import ConfigError
 from r3mem.evaluation_mode import evaluating
 from r3mem.memory import Segments
 from r3mem.pass_layout import PassLayout
-from r3mem.pass_masks import PassMasks
+from r3mem.pass_masks import PassMasks, same_segment
 
 if TYPE_CHECKING:
     from r3mem.backbone import Backbone
@@ -73,6 +73,7 @@ class Packing:
         order_RZ: Where each stands among the others of its row.
         row_RZ: The row that it is of; -1 for padding.
         prefix_RZ: True at positions of the prefix.
+        segment_RZ: Segment of each position of the prefix, -1 of all others; None where nothing is apart.
     """
 
     rows: int
@@ -88,6 +89,7 @@ class Packing:
     order_RZ: Tensor
     row_RZ: Tensor
     prefix_RZ: Tensor
+    segment_RZ: Tensor | None
 
     @classmethod
     def of(cls, layout: PassLayout, n_prefix: int, n_text: int, longest: int) -> Packing | None:
@@ -127,6 +129,7 @@ class Packing:
             rows, width, source_U, target_U, target_BS, valid_BS, of_text_U, n_prefix, n_text,
             laid(layout.positions_BS[valid_BS], 0), laid(order_U, 0), laid(source_U // n_stored, -1),
             laid((stored_U < n_prefix).long(), 0).bool(),
+            None if layout.segment_BS is None else laid(layout.segment_BS[valid_BS], -1),
         )  # fmt: skip
 
     def masks(self, dtype: torch.dtype) -> PassMasks:
@@ -137,6 +140,8 @@ class Packing:
         """
         same_RZZ = self.row_RZ[:, :, None] == self.row_RZ[:, None]
         seen_RZZ = same_RZZ & (self.order_RZ[:, None] <= self.order_RZ[:, :, None])
+        if self.segment_RZ is not None:
+            seen_RZZ = seen_RZZ & same_segment(self.segment_RZ, self.segment_RZ)
         below_RZZ = seen_RZZ & (self.prefix_RZ[:, :, None] | ~self.prefix_RZ[:, None])
         return PassMasks.additive(seen_RZZ, below_RZZ, dtype)
 

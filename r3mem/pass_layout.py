@@ -30,11 +30,13 @@ class PassLayout:
         valid_BS: True where a position holds something.
         positions_BS: Position ids.
         order_BS: Where each stands among the others of its row; None where that is as they are stored.
+        segment_BS: Segment of each position of the prefix, -1 of all others; None where nothing is apart.
     """
 
     valid_BS: Tensor
     positions_BS: Tensor
     order_BS: Tensor | None
+    segment_BS: Tensor | None = None
 
     @classmethod
     def of(
@@ -63,13 +65,14 @@ class PassLayout:
             else:
                 raise ConfigError("write slots need their positions and their mask")
         positions_BS = torch.cat(places, 1)
+        segment_BS = None if prefix is None else prefix.segments(positions_BS.shape[1])
         if prefix is not None:
             valid.insert(0, prefix.mask_BP)
             positions_BS = torch.cat([prefix.positions_BP, prefix.start_B[:, None] + positions_BS], 1)
             if order_BS is not None:
                 before_P = torch.arange(-prefix.n_positions, 0, device=order_BS.device)
                 order_BS = torch.cat([before_P.expand(n_batch, -1), order_BS], 1)
-        return cls(torch.cat(valid, 1), positions_BS, order_BS)
+        return cls(torch.cat(valid, 1), positions_BS, order_BS, segment_BS)
 
 
 def _interleaved(token_BN: Tensor, slots_after_BK: Tensor, slot_mask_BK: Tensor) -> list[Tensor]:

@@ -21,7 +21,13 @@ class PassMasks:
 
     @classmethod
     def build(
-        cls, valid_BS: Tensor, n_prefix: int, n_queries: int, dtype: torch.dtype, order_BS: Tensor | None = None
+        cls,
+        valid_BS: Tensor,
+        n_prefix: int,
+        n_queries: int,
+        dtype: torch.dtype,
+        order_BS: Tensor | None = None,
+        segment_BS: Tensor | None = None,
     ) -> PassMasks:
         """Masks of a pass.
 
@@ -32,6 +38,7 @@ class PassMasks:
             dtype: Of the masks.
             order_BS: Where each position stands among the others of its row: one sees those in front of it. None: as
                 they are stored.
+            segment_BS: Segment of each position of a prefix, see `Prefix`, and -1 behind it; None: nothing is apart.
         """
         n_keys = valid_BS.shape[1]
         query_Q = torch.arange(n_keys - n_queries, n_keys, device=valid_BS.device)
@@ -41,6 +48,8 @@ class PassMasks:
         itself_QS = key_S == query_Q[:, None]
         # A padded query has nothing to attend to; itself keeps its softmax finite.
         seen_BQS = (causal_BQS & valid_BS[:, None]) | itself_QS
+        if segment_BS is not None:
+            seen_BQS = seen_BQS & same_segment(segment_BS[:, n_keys - n_queries :], segment_BS)
         below_BQS = seen_BQS & ~((key_S < n_prefix) & (query_Q[:, None] >= n_prefix))
         return cls.additive(seen_BQS, below_BQS, dtype)
 
@@ -59,3 +68,9 @@ class PassMasks:
             for seen in (seen_BQS, below_BQS)
         ]
         return cls(masks[0], masks[1], seen_BQS.shape[1])
+
+
+def same_segment(query_BQ: Tensor, key_BS: Tensor) -> Tensor:
+    """``bool BQS``: whether two positions are of one segment, or one of them is of none (-1)."""
+    query_BQ1, key_B1S = query_BQ[:, :, None], key_BS[:, None]
+    return (query_BQ1 == key_B1S) | (query_BQ1 < 0) | (key_B1S < 0)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from r3mem.errors import ConfigError
 
@@ -29,6 +30,8 @@ class Prefix:
         start_B: Position id of the first text token after the prefix.
         layer: Decoder layer whose input the states are; 0 is the input embeddings (an ordinary soft prompt).
         key_values_BMW: Keys and values of all layers at the first M positions, see `KeyValueLayout`.
+        segment_BP: Number of the segment that each position is of, where those of several segments stand side by side
+            and do not see each other; -1 at positions that all see and that see all. None: one sees those before it.
 
     Raises:
         ConfigError: Keys and values together with states that enter at a middle layer.
@@ -40,6 +43,7 @@ class Prefix:
     start_B: Tensor
     layer: int = 0
     key_values_BMW: Tensor | None = None
+    segment_BP: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.key_values_BMW is not None and self.layer > 0:
@@ -61,3 +65,7 @@ class Prefix:
         places_P = torch.arange(self.states_BPD.shape[1], device=self.mask_BP.device)
         last_B: Tensor = (places_P * self.mask_BP[:, self.mask_BP.shape[1] - len(places_P) :]).amax(1)
         return last_B
+
+    def segments(self, n_behind: int) -> Tensor | None:
+        """``segment_BP``, and -1 at so many positions behind the prefix; None where nothing is apart."""
+        return None if self.segment_BP is None else pad(self.segment_BP, (0, n_behind), value=-1)

@@ -73,10 +73,14 @@ def accumulated(before: MemoryState | None, written: MemoryState, most: int) -> 
         before: What was remembered before the segment, None at the start of a text.
         written: The segment's own memory; a row of length 0 had no segment.
         most: Slots that a state holds at most.
+
+    Returns:
+        The state, with the number of each slot's segment; numbers rise, and not all need be there.
     """
     if before is None:
         before = MemoryState(written.slots_BKD[:, :0], torch.zeros_like(written.lengths_B), written.ratio)
     both_BKD = torch.cat([before.slots_BKD, written.slots_BKD], 1)
+    both_BK = torch.cat(_numbers(before, written), 1)
     held_B = before.mask_BK.sum(1)
     count_B = held_B + written.mask_BK.sum(1)
     kept_B = count_B.clamp(max=most)
@@ -86,5 +90,16 @@ def accumulated(before: MemoryState | None, written: MemoryState, most: int) -> 
     gap_B1 = (before.slots_BKD.shape[1] - held_B)[:, None]
     source_BJ = torch.where(order_BJ < held_B[:, None], order_BJ, order_BJ + gap_B1).clamp(max=both_BKD.shape[1] - 1)
     slots_BJD = both_BKD.gather(1, source_BJ[..., None].expand(-1, -1, both_BKD.shape[2]))
-    inside_BJ1 = (place_J < kept_B[:, None])[..., None]
-    return MemoryState(torch.where(inside_BJ1, slots_BJD, 0.0), kept_B * written.ratio, written.ratio)
+    inside_BJ = place_J < kept_B[:, None]
+    segment_BJ = torch.where(inside_BJ, both_BK.gather(1, source_BJ), 0)
+    slots_BJD = torch.where(inside_BJ[..., None], slots_BJD, 0.0)
+    return MemoryState(slots_BJD, kept_B * written.ratio, written.ratio, segment_BJ)
+
+
+def _numbers(before: MemoryState, written: MemoryState) -> tuple[Tensor, Tensor]:
+    """Numbers of the segments of all slots, in rising order: what is written gets the next one."""
+    held_BK = before.mask_BK
+    before_BK = held_BK.long() - 1 if before.segment_BK is None else before.segment_BK
+    before_BK = torch.where(held_BK, before_BK, -1)
+    next_B1 = torch.nn.functional.pad(before_BK, (1, 0), value=-1).amax(1, keepdim=True) + 1
+    return before_BK, next_B1.expand(-1, written.slots_BKD.shape[1])

@@ -1,74 +1,106 @@
-r"""Virtual memory tokens among the text, kept of all segments, through all layers of the backbone.
+r"""Virtual memory tokens among the text, read of all segments side by side, through all layers of the backbone.
 
-Shape legend: B batch, N text tokens, K virtual tokens, D width.
+Shape legend: B batch, N text tokens, K virtual tokens, P prefix, D width.
 
-A segment of 5 tokens at ratio 2, ``s`` slots, ``M`` those of all segments before; rows are queries, columns keys::
+A segment of 5 tokens at ratio 2, ``s`` its slots; rows are queries, columns keys::
 
-           M   x0  x1  s0  x2  x3  s1  x4  s2
-    x1     #   #   #   .   .   .   .   .   .       # seen
-    s0     #   #   #   #   .   .   .   .   .       starts as x1 plus a learned vector
-    x2     #   #   #   #   #   .   .   .   .
-    s2     #   #   #   #   #   #   #   #   #       starts as x4 plus that vector
+          x0  x1  s0  x2  x3  s1  x4  s2
+    x1    #   #   .   .   .   .   .   .       # seen
+    s0    #   #   #   .   .   .   .   .       starts as a learned vector, the same for all slots
+    x2    #   #   #   #   .   .   .   .
+    s2    #   #   #   #   #   #   #   #
+
+Two segments ``m``, ``n`` of two and three slots, and a question ``q`` that reads them::
+
+                m0  m1  n0  n1  n2  q0  q1
+    position    0   1   0   1   2   3   4
+    m1          #   #   .   .   .   .   .
+    n1          .   .   #   #   .   .   .
+    q0          #   #   #   #   #   #   .
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from r3mem.backbone import Backbone
 from r3mem.compressors.accumulation import Accumulates, check_most
-from r3mem.compressors.hidden_state import HiddenStateCompressor
+from r3mem.compressors.base import Written
+from r3mem.compressors.soft_prompt import soft_prompt
 from r3mem.memory import MemoryState, Segments
 from r3mem.prefix import Prefix
 
 
-class InterleavedTokens(Accumulates, HiddenStateCompressor):
-    """A slot behind each ``ratio`` tokens, which starts as the last of them; the slots of all segments are read.
+class InterleavedTokens(Accumulates):
+    """A slot behind each ``ratio`` tokens, which starts as a learned vector; segments are read side by side.
 
     Where a slot stands is what its attention finds nearest, so that a model soon learns to gather its own tokens there
-    (the place is that of Activation Beacon, 2401.03462, whose memory is keys and values). By default slots pass through
-    all layers and are read by all of them: a model that is trained whole finds what it is asked for in them, and misses
-    it in means of states. What is kept grows with the history, as does the cost of reading it, until ``most``.
+    (the place is that of Activation Beacon, 2401.03462, whose memory is keys and values). A slot is the model's output,
+    behind its final norm, and is read at the input, with no map before or after: a model that is trained whole finds
+    what it is asked for in it from the first hundred steps on, where it may miss it for a thousand behind maps.
+
+    Each segment is written by itself and read as if it were the only one: the same places, and no segment sees another
+    (as the windows of Parallel Context Windows, 2212.10947, are read). So a history of any number of segments stays
+    within the distances of one, which a model was trained on. The price: a reader is not told which segment came first.
+    What is kept grows with the history, as does the cost of reading it, until ``most``.
 
     Args:
         width: D, width of the backbone.
         ratio: Text tokens per virtual token.
-        write_layer: Decoder layer whose input states become the slots; the number of layers is the last one's output.
-        read_layer: Decoder layer at which a memory enters; 0 is the input embeddings.
         most: Slots that a state holds at most; beyond it the oldest are dropped.
     """
 
-    def __init__(
-        self, width: int, ratio: int = 16, write_layer: int = 30, read_layer: int = 0, most: int = 512
-    ) -> None:
-        super().__init__(width, ratio, write_layer, read_layer)
+    def __init__(self, width: int, ratio: int = 16, most: int = 512) -> None:
+        super().__init__(ratio)
         check_most(most)
-        self.most = most
-        self.write_D = nn.Parameter(torch.zeros(width))
+        self.width, self.most = width, most
+        self.write_D = nn.Parameter(torch.randn(width))
 
-    def states(
-        self, backbone: Backbone, text: Segments, prefix: Prefix | None, logits: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`HiddenStateCompressor.states`."""
+    @property
+    def recurrent(self) -> bool:
+        """See :attr:`Compressor.recurrent`: a segment is written by itself."""
+        return False
+
+    def forward(self, backbone: Backbone, text: Segments, memory: MemoryState | None, logits: bool = True) -> Written:
+        """See :meth:`Compressor.forward`; the likelihood is a pass of its own, without slots among the text."""
         mask_BK, after_BK = self.slot_mask(text), self.slots_after(text)
-        last_BK = text.ids_BN.gather(1, (after_BK - 1).clamp(min=0))
-        start_BKD = backbone.embed(torch.where(mask_BK, last_BK, 0)) + self.write_D
+        start_BKD = self.write_D.expand(*mask_BK.shape, -1)
         out = backbone(
-            text, prefix, start_BKD, slot_mask_BK=mask_BK, capture=self.write_layer, logits=logits,
-            slots_after_BK=after_BK,
-        )  # fmt: skip
+            text, None, start_BKD, slot_mask_BK=mask_BK, capture=backbone.output, logits=False, slots_after_BK=after_BK
+        )
         assert out.slots_BKD is not None
-        return out.slots_BKD.float(), out.logits_BNV
-
-    def positions(self, memory: MemoryState) -> Tensor:
-        """One behind the other: a history of many segments stays within the distances that few have."""
-        n_batch, n_slots = memory.slots_BKD.shape[:2]
-        return torch.arange(1, n_slots + 1, device=memory.slots_BKD.device).expand(n_batch, -1)
+        written = Written(out.slots_BKD.float() * mask_BK[..., None], None)
+        if logits:
+            written.logits_BNV = backbone(text, None if memory is None else self.read(memory)).logits_BNV
+        return written
 
     def read(self, memory: MemoryState) -> Prefix:
-        """See :meth:`Compressor.read`; the text follows the last slot at once."""
-        prefix = super().read(memory)
-        return replace(prefix, start_B=memory.mask_BK.sum(1) + memory.mask_BK.any(1))
+        """See :meth:`Compressor.read`; segments do not see each other, and the text stands behind the longest."""
+        mask_BK = memory.mask_BK
+        positions_BK = place_in_segment(memory)
+        return replace(
+            soft_prompt(memory.slots_BKD, mask_BK),
+            positions_BP=positions_BK,
+            start_B=(positions_BK + 1).masked_fill(~mask_BK, 0).amax(1),
+            segment_BP=memory.segment_BK,
+        )
+
+    @torch.no_grad()
+    def calibrate(self, backbone: Backbone, text: Segments, finish: Callable[[Tensor], Tensor]) -> float:
+        """Give the learned vector, drawn from a normal distribution, the spread of the input embeddings."""
+        self.write_D.mul_(backbone.embedding_VD.float().std() / self.write_D.std())
+        return 1.0
+
+
+def place_in_segment(memory: MemoryState) -> Tensor:
+    """How many slots of its own segment stand in front of each slot, ``long BK``."""
+    slot_BK = torch.arange(memory.slots_BKD.shape[1], device=memory.slots_BKD.device).expand(memory.mask_BK.shape)
+    if memory.segment_BK is None:
+        return slot_BK
+    begins_BK = pad(memory.segment_BK, (1, 0), value=-1).diff(dim=1) != 0
+    return slot_BK - torch.where(begins_BK, slot_BK, 0).cummax(1).values

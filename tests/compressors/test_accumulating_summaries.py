@@ -43,8 +43,13 @@ def test_states_accumulate_in_order_and_the_oldest_slots_are_dropped() -> None:
     # A row that was empty begins, a row whose segment is empty stays.
     state = compressor.next_state(state, written([3], [], [20, 21, 22]))
     assert numbers(state) == [[1, 2, 3], [10], [20, 21, 22]]
+    assert state.segment_BK is not None
+    assert [n[:k] for n, k in zip(state.segment_BK.tolist(), state.mask_BK.sum(1), strict=True)] == [
+        [0, 0, 1], [0], [0, 0, 0]
+    ]  # fmt: skip
     # A row that begins a new document holds nothing of the old one.
     state = compressor.next_state(state.forget(torch.tensor([False, True, False])), written([4, 5, 6], [11, 12], [23]))
+    assert state.segment_BK is not None and state.segment_BK[1, :2].tolist() == [0, 0]
     assert numbers(state) == [[2, 3, 4, 5, 6], [11, 12], [20, 21, 22, 23]]
     assert state.lengths_B.tolist() == [20, 8, 16] and state.slots_BKD.shape[1] == 5
     one = AccumulatingSummaries(WIDTH, 4, most=1)

@@ -257,6 +257,6 @@ def test_two_processes_keep_the_rows_of_both(tmp_path: Path, backbone_folder: Pa
     done = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    slots_BKD, lengths_B, ratio = saved["r3mem"]["carried"]
-    assert slots_BKD.shape[0] == len(lengths_B) == 4 and ratio == 4
+    slots_BKD, lengths_B, ratio, segment_BK = saved["r3mem"]["carried"]
+    assert slots_BKD.shape[0] == len(lengths_B) == 4 and ratio == 4 and segment_BK is None
     assert (folder / "model" / "r3mem.json").is_file()
