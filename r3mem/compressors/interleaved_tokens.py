@@ -6,9 +6,9 @@ A segment of 5 tokens at ratio 2, ``s`` its slots; rows are queries, columns key
 
           x0  x1  s0  x2  x3  s1  x4  s2
     x1    #   #   .   .   .   .   .   .       # seen
-    s0    #   #   #   .   .   .   .   .       starts as a learned vector, the same for all slots
+    s0    #   #   #   .   .   .   .   .       starts as x1 plus a learned vector
     x2    #   #   #   #   .   .   .   .
-    s2    #   #   #   #   #   #   #   #
+    s2    #   #   #   #   #   #   #   #       starts as x4 plus that vector
 
 Two segments ``m``, ``n`` of two and three slots, and a question ``q`` that reads them::
 
@@ -21,7 +21,6 @@ Two segments ``m``, ``n`` of two and three slots, and a question ``q`` that read
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -37,7 +36,7 @@ from r3mem.prefix import Prefix
 
 
 class InterleavedTokens(Accumulates):
-    """A slot behind each ``ratio`` tokens, which starts as a learned vector; segments are read side by side.
+    """A slot behind each ``ratio`` tokens, which starts as the last of them; segments are read side by side.
 
     Where a slot stands is what its attention finds nearest, so that a model soon learns to gather its own tokens there
     (the place is that of Activation Beacon, 2401.03462, whose memory is keys and values). A slot is the model's output,
@@ -59,7 +58,7 @@ class InterleavedTokens(Accumulates):
         super().__init__(ratio)
         check_most(most)
         self.width, self.most = width, most
-        self.write_D = nn.Parameter(torch.randn(width))
+        self.write_D = nn.Parameter(torch.zeros(width))
 
     @property
     def recurrent(self) -> bool:
@@ -69,7 +68,8 @@ class InterleavedTokens(Accumulates):
     def forward(self, backbone: Backbone, text: Segments, memory: MemoryState | None, logits: bool = True) -> Written:
         """See :meth:`Compressor.forward`; the likelihood is a pass of its own, without slots among the text."""
         mask_BK, after_BK = self.slot_mask(text), self.slots_after(text)
-        start_BKD = self.write_D.expand(*mask_BK.shape, -1)
+        last_BK = text.ids_BN.gather(1, (after_BK - 1).clamp(min=0))
+        start_BKD = backbone.embed(torch.where(mask_BK, last_BK, 0)) + self.write_D
         out = backbone(
             text, None, start_BKD, slot_mask_BK=mask_BK, capture=backbone.output, logits=False, slots_after_BK=after_BK
         )
@@ -89,12 +89,6 @@ class InterleavedTokens(Accumulates):
             start_B=(positions_BK + 1).masked_fill(~mask_BK, 0).amax(1),
             segment_BP=memory.segment_BK,
         )
-
-    @torch.no_grad()
-    def calibrate(self, backbone: Backbone, text: Segments, finish: Callable[[Tensor], Tensor]) -> float:
-        """Give the learned vector, drawn from a normal distribution, the spread of the input embeddings."""
-        self.write_D.mul_(backbone.embedding_VD.float().std() / self.write_D.std())
-        return 1.0
 
 
 def place_in_segment(memory: MemoryState) -> Tensor:
