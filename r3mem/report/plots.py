@@ -45,7 +45,7 @@ def draw_plots(comparison: Comparison, folder: Path) -> list[Path]:
         with _panels(comparison, harder, made[-1]) as panels:
             for task, panel in panels:
                 name = comparison.difficulty(task) or ""
-                _lines(comparison, task, panel, name, f"number of {name}")
+                _lines(comparison, task, panel, name, f"number of {name.replace('_', ' ')}")
     costs = (("train_tokens_per_second", "training, tokens per second"), ("train_seconds", "training, seconds"))
     for cost, label in costs:
         made.append(folder / f"quality-by-{cost.replace('_', '-')}.png")
