@@ -306,8 +306,9 @@ def test_a_trained_speller_recalls_by_itself(make: Make) -> None:
     ids = [list(b"to be or"), list(b"not to b")]
     text = Segments.pad(ids)
     untrained = model.retain(ids)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2)
-    for _ in range(100):
+    # At 1e-2 rounding decides whether it is learned: it was with AVX-512, and was not without.
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 3e-3)
+    for _ in range(200):
         total, count = spelling_nll(model.spelling(text, model.step(text, logits=False).state), text)
         (total / count).backward()
         optimizer.step()
