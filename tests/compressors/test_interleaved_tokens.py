@@ -19,7 +19,7 @@ class TestInterleavedTokens(CompressorBattery):
 
 
 @torch.no_grad()
-def test_a_slot_knows_the_text_before_it_alone(
+def test_a_slot_knows_the_text_before_it_alone_and_starts_as_its_last_token(
     tiny_backbone: Callable[..., Backbone],
 ) -> None:
     backbone = tiny_backbone().eval()
@@ -32,6 +32,9 @@ def test_a_slot_knows_the_text_before_it_alone(
     other_end = slots(9, 8, 7, 6, 5, 2, 1)
     torch.testing.assert_close(whole[:1], other_end[:1], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(whole[1], other_end[1], atol=1e-3)
+    # Tokens behind a slot see it: what is written in them changes with the learned vector.
+    compressor.write_D.fill_(1.0)
+    assert not torch.allclose(whole[1], slots(9, 8, 7, 6, 5, 4, 3)[1], atol=1e-3)
 
 
 @torch.no_grad()
