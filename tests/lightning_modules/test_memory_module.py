@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -295,3 +296,21 @@ def test_a_loss_that_is_no_number_ends_training(module: Make, tmp_path: Path) ->
         made.model.compressor.reader.bias_D[0] = float("nan")
     with pytest.raises(R3MemError, match=r"the loss is nan after step 0: lower the learning rate"):
         fit(made, tmp_path, [batch()], steps=2)
+
+
+@torch.no_grad()
+def test_a_checkpoint_carries_the_numbers_of_segments_and_one_of_before_has_none(module: Make) -> None:
+    made = module(attention=False, compressor=AccumulatingSummaries(WIDTH, 4)).eval()
+    whole = batch(segments=2)
+    _, made._carried = made._sums(whole, None, {"forward": 1.0})
+    assert made._carried.segment_BK is not None
+    made._trainer = cast(Any, SimpleNamespace(world_size=1))
+    for kept, numbers in ((4, made._carried.segment_BK), (3, None)):
+        checkpoint: dict[str, Any] = {}
+        made.on_save_checkpoint(checkpoint)
+        about = checkpoint["r3mem"]
+        assert len(about["carried"]) == 4
+        made.on_load_checkpoint(checkpoint | {"r3mem": about | {"carried": about["carried"][:kept]}})
+        assert made._resumed is not None
+        torch.testing.assert_close(made._resumed.slots_BKD, made._carried.slots_BKD)
+        torch.testing.assert_close(made._resumed.segment_BK, numbers)
