@@ -7,11 +7,11 @@ of an answer, X tokens of all questions with answers, K virtual tokens, D width,
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import random
 import time
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,7 +84,7 @@ class Learner:
         return state
 
 
-def run_task(task: str, method: str, seed: int, budget: TaskBudget) -> dict[str, Any]:
+def run_task(task: str, method: str, seed: int, budget: TaskBudget, starts: Path) -> dict[str, Any]:
     """Train a method on a task and measure it.
 
     Args:
@@ -92,12 +92,13 @@ def run_task(task: str, method: str, seed: int, budget: TaskBudget) -> dict[str,
         method: One of ``methods.methods()``, or ``full_text`` for the shared start itself.
         seed: Of the start, of what is drawn and of the order.
         budget: Sizes, the same for all methods.
+        starts: Folder of what all methods start from; made there if it is not there yet.
 
     Returns:
         ``metric``, ``budget``, ``cost``, ``rows``, and the training curve.
     """
     grid = TASKS[task]
-    reader, reader_cost = trained_reader(task, seed, budget)
+    reader, reader_cost = trained_reader(task, seed, budget, starts)
     torch.manual_seed(seed)
     if method == FULL_TEXT:
         cost, rows, seconds = (
@@ -105,7 +106,7 @@ def run_task(task: str, method: str, seed: int, budget: TaskBudget) -> dict[str,
             *_timed(_full_text_rows(reader, grid, seed, budget), grid, budget),
         )
     else:
-        learner = Learner(_model(method, trained_reader(task, seed, budget)[0], grid, budget))
+        learner = Learner(_model(method, trained_reader(task, seed, budget, starts)[0], grid, budget))
         cost = _train(learner, method, grid, seed, budget)
         rows, seconds = _timed(lambda p: _row(learner, reader, grid, p, seed, budget), grid, budget)
     spent = {
@@ -120,16 +121,8 @@ def run_task(task: str, method: str, seed: int, budget: TaskBudget) -> dict[str,
     }
     return {
         "task": task, "method": method, "seed": seed, "metric": "exact_match", "budget": dataclasses.asdict(budget),
-        "start": _digest(reader), "cost": spent, "rows": rows, "curve": cost.curve,
+        "start": backbone_of(reader).fingerprint, "cost": spent, "rows": rows, "curve": cost.curve,
     }  # fmt: skip
-
-
-def _digest(model: LlamaForCausalLM) -> str:
-    """What tells weights apart: a start that was trained anew elsewhere is another one, if only by rounding."""
-    found = hashlib.blake2b(digest_size=8)
-    for name, value in sorted(model.state_dict().items()):
-        found.update(name.encode() + value.contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 def _model(method: str, start: LlamaForCausalLM, grid: Grid, budget: TaskBudget) -> R3Mem:
@@ -205,7 +198,8 @@ def _row(
     """Exact match of answers read off the memory; and, another thing, of those looked up in text recalled from it."""
     model = learner.model
     learner.use(point.ratio)
-    right = recalled_right = words = tokens = 0
+    recalled_right = words = tokens = 0
+    equal: list[Tensor] = []
     count = budget.examples_at(point.segments)
     # Beyond what the start was trained for it reads no text well, its own or recalled.
     reread = learner.share > 0 and point.segments <= budget.train_segments
@@ -218,7 +212,7 @@ def _row(
         # What is never read is no memory.
         size = BYTES * state.slots_BKD[0].numel() if positions else 0
         found_BA = _spelt(lambda text, state=state: model.likelihood(text, state), part)
-        right += int((found_BA == part.answer_BMA[:, 0]).all(1).sum())
+        equal.append(found_BA == part.answer_BMA[:, 0])
         if reread:
             read_BTN = torch.stack([_recalled(model, step.state) for step in steps], 1)
             words += int((read_BTN == part.history_BTN).sum())
@@ -226,7 +220,7 @@ def _row(
             found_BA = _spelt(_after(reader, read_BTN), part)
             recalled_right += int((found_BA == part.answer_BMA[:, 0]).all(1).sum())
     row = _about(grid, point, budget) | {
-        "positions": positions, "bytes": size, "share": learner.share, "exact_match": right / count,
+        "positions": positions, "bytes": size, "share": learner.share, **_right(torch.cat(equal)),
     }  # fmt: skip
     if reread:
         row |= {
@@ -242,20 +236,24 @@ def _full_text_rows(
     """Exact match of the shared start with the text itself in front of the question, which no ratio changes."""
 
     @cache
-    def exact_match(value: int, segments: int) -> float:
-        right = 0
-        for part in _pieces(grid, Point(value, segments, 1), seed, budget):
-            found_BA = _spelt(_after(reader, part.history_BTN), part)
-            right += int((found_BA == part.answer_BMA[:, 0]).all(1).sum())
-        return right / budget.examples_at(segments)
+    def right(value: int, segments: int) -> dict[str, float]:
+        parts = _pieces(grid, Point(value, segments, 1), seed, budget)
+        found = [_spelt(_after(reader, part.history_BTN), part) == part.answer_BMA[:, 0] for part in parts]
+        return _right(torch.cat(found))
 
     def row(point: Point) -> dict[str, Any]:
         about = _about(grid, point, budget)
         positions = about["history_tokens"]
-        found = exact_match(point.value, point.segments)
-        return about | {"positions": positions, "bytes": 2 * positions, "share": 0.0, "exact_match": found}
+        found = right(point.value, point.segments)
+        return about | {"positions": positions, "bytes": 2 * positions, "share": 0.0, **found}
 
     return row
+
+
+def _right(right_BA: Tensor) -> dict[str, float]:
+    """Share of answers that are right as a whole and, where they are longer than a token, of their tokens."""
+    found = {"exact_match": float(right_BA.all(1).float().mean())}
+    return found | ({"free_running_accuracy": float(right_BA.float().mean())} if right_BA.shape[1] > 1 else {})
 
 
 def _about(grid: Grid, point: Point, budget: TaskBudget) -> dict[str, Any]:

@@ -15,23 +15,26 @@ from pathlib import Path
 
 import torch
 from harness import console
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from task_budget import TaskBudget
 from task_grid import TASKS, Grid
 from torch import Tensor
 from training import Cost
 from transformers import LlamaForCausalLM
 
-from datamodules import synthetic
 from datamodules.synthetic import Examples, generator_of
 from datamodules.synthetic.small_llama import small_llama
 from datamodules.synthetic.vocabulary import tokenizer
 from r3mem import Backbone
-from r3mem.cache import cache_folder
 from r3mem.tensor_file import replacing
 
 # A level is solved, and the next one drawn, at this share of right answer tokens.
 SOLVED = 0.95
+# Steps at a low rate after the last level, and again while one is lost.
+SETTLING = 200
+# Examples of each level that tell whether it is.
+CHECKED = 64
 
 
 def backbone_of(model: LlamaForCausalLM) -> Backbone:
@@ -57,40 +60,60 @@ def answer_nll(logits_BXV: Tensor, ids_BX: Tensor, answer_BX: Tensor) -> tuple[T
     return torch.nn.functional.cross_entropy(logits_JV, target_J), float(right)
 
 
-def trained_reader(task: str, seed: int, budget: TaskBudget) -> tuple[LlamaForCausalLM, Cost]:
+def trained_reader(task: str, seed: int, budget: TaskBudget, folder: Path) -> tuple[LlamaForCausalLM, Cost]:
     """The small model after training with the full text in front of the questions, made once for a grid and seed.
 
-    It is made again where the budget, the grid or the source of the tasks, the small model or this file is another.
-    Tasks that differ only in what memories are asked of have one start.
+    It is kept beside the results: trained anew on another kind of CPU it is another start, and what was measured from
+    two starts does not compare. Tasks that differ only in what memories are asked of have one start.
+
+    Args:
+        task: One of ``TASKS``.
+        seed: Of the weights and of what is drawn.
+        budget: Sizes and steps.
+        folder: Of the starts.
+
+    Returns:
+        The model, its weights numbers of float16, and what its training cost.
     """
     grid = TASKS[task]
-    settings = {k: v for k, v in dataclasses.asdict(budget).items() if k in READER_FIELDS}
-    asked_for = [[type(t).__name__, *map(str, vars(t).items())] for t in (grid.build(v, 1, 8) for v in grid.values)]
-    name = hashlib.blake2b(json.dumps([seed, settings, grid.first, grid.streamed, asked_for]).encode(), digest_size=8)
-    for source in (*sorted(Path(synthetic.__file__).parent.glob("*.py")), Path(__file__)):
-        name.update(source.read_bytes())
-    path = cache_folder("tasks") / f"start-seed{seed}-{name.hexdigest()}.safetensors"
+    path = folder / f"seed{seed}-{_settings(grid, budget)}.safetensors"
     model = small_llama(budget.width, budget.layers, budget.heads, seed)
     if path.is_file():
-        model.load_state_dict(load_file(path), strict=False)
-        return model.eval(), Cost(**json.loads(path.with_suffix(".json").read_text()))
+        with safe_open(path, "pt") as kept:
+            model.load_state_dict({name: kept.get_tensor(name).float() for name in kept.keys()}, strict=False)  # noqa: SIM118
+            return model.eval(), Cost(**json.loads(kept.metadata()["cost"]))
     cost = _train(model, grid, seed, budget)
-    with replacing(path.with_suffix(".json")) as written:
-        written.write_text(json.dumps(dataclasses.asdict(cost)) + "\n")
+    weights = {k: v.half().contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
     with replacing(path) as written:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}, written)
-    return model.eval(), cost
+        save_file(weights, written, {"cost": json.dumps(dataclasses.asdict(cost))})
+    return trained_reader(task, seed, budget, folder)
 
 
 READER_FIELDS = ("width", "layers", "heads", "reader_steps", "step_tokens", "reader_lr", "questions", "train_segments")
 
 
-def _train(model: LlamaForCausalLM, grid: Grid, seed: int, budget: TaskBudget) -> Cost:
-    """Level by level; the next begins when this one is solved, earlier ones are drawn again."""
+def _settings(grid: Grid, budget: TaskBudget) -> str:
+    """What tells starts apart: sizes, levels, and what a task draws."""
+    settings = [getattr(budget, field) for field in READER_FIELDS]
+    found = hashlib.blake2b(json.dumps([settings, grid.first, grid.streamed, grid.values]).encode(), digest_size=4)
+    for value, segments in _levels(grid, budget):
+        drawn = grid.build(value, segments, budget.questions).draw(2, generator_of(0, "settings"))
+        found.update(repr([part.tolist() for part in dataclasses.astuple(drawn)]).encode())
+    return found.hexdigest()
+
+
+def _levels(grid: Grid, budget: TaskBudget) -> list[tuple[int, int]]:
+    """Values and numbers of segments in the order of training."""
     first = grid.values.index(grid.first)
     levels = [(v, 1) for v in (grid.first, *grid.values[:first], *grid.values[first + 1 :])]
     at = levels.index((grid.streamed, 1)) + 1
     levels[at:at] = [(grid.streamed, s) for s in range(2, budget.train_segments + 1)]
+    return levels
+
+
+def _train(model: LlamaForCausalLM, grid: Grid, seed: int, budget: TaskBudget) -> Cost:
+    """Level by level; the next begins when this one is solved, and the last ends when all are solved at once."""
+    levels, lost = _levels(grid, budget), list[tuple[int, int]]()
     generator, choice = generator_of(seed, "reader"), random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=budget.reader_lr, weight_decay=0.01, betas=(0.9, 0.98))
     cost = Cost(parameters=sum(p.numel() for p in model.parameters()))
@@ -99,24 +122,25 @@ def _train(model: LlamaForCausalLM, grid: Grid, seed: int, budget: TaskBudget) -
     for step in range(budget.reader_steps):
         began = time.perf_counter()
         again = level > 0 and choice.random() < (0.8 if left else 0.3)
-        value, segments = levels[choice.randrange(level) if again else level]
+        earlier = lost if lost and choice.random() < 0.5 else levels[:level]
+        value, segments = choice.choice(earlier) if again else levels[level]
         task = grid.build(value, segments, budget.questions)
         per_row = segments * task.segment_tokens + 4 * budget.questions
         examples = task.draw(max(4, budget.step_tokens // per_row), generator)
-        ids_BX, answer_BX = asked(examples)
-        whole_BS = torch.cat([examples.history_BTN.flatten(1), ids_BX], 1)
         for group in optimizer.param_groups:
             group["lr"] = budget.reader_lr * min(1.0, (step + 1) / 30) * (0.1 if left else 1.0)
-        logits_BXV = model(whole_BS, logits_to_keep=ids_BX.shape[1]).logits
-        loss, share = answer_nll(logits_BXV, ids_BX, answer_BX)
+        loss, share, tokens = _read(model, examples)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        cost.train_seconds += time.perf_counter() - began
-        cost.train_tokens += whole_BS.numel()
+        cost.train_tokens += tokens
         losses.append(float(loss.detach()))
         right = right if again else 0.9 * right + 0.1 * share
+        if left == 1:
+            lost = _lost(model, levels, grid, seed, budget)
+            left = SETTLING + 1 if lost else left
+        cost.train_seconds += time.perf_counter() - began
         if (step + 1) % 100 == 0:
             cost.curve.append([cost.train_tokens, sum(losses) / len(losses)])
             console.print(
@@ -129,5 +153,24 @@ def _train(model: LlamaForCausalLM, grid: Grid, seed: int, budget: TaskBudget) -
                 break
         elif right > SOLVED:
             # Solved: a little more at a low rate settles it.
-            left, level, right = (0, level + 1, 0.0) if level + 1 < len(levels) else (200, level, right)
+            left, level, right = (0, level + 1, 0.0) if level + 1 < len(levels) else (SETTLING, level, right)
     return cost
+
+
+def _read(model: LlamaForCausalLM, examples: Examples) -> tuple[Tensor, float, int]:
+    """Mean NLL of answers after the full text, the share that is right, and how many tokens were read."""
+    ids_BX, answer_BX = asked(examples)
+    whole_BS = torch.cat([examples.history_BTN.flatten(1), ids_BX], 1)
+    logits_BXV = model(whole_BS, logits_to_keep=ids_BX.shape[1]).logits
+    return *answer_nll(logits_BXV, ids_BX, answer_BX), whole_BS.numel()
+
+
+@torch.no_grad()
+def _lost(
+    model: LlamaForCausalLM, levels: list[tuple[int, int]], grid: Grid, seed: int, budget: TaskBudget
+) -> list[tuple[int, int]]:
+    """Levels that are not solved."""
+    generator = generator_of(seed, "solved")
+    found = {at: _read(model, grid.build(*at, budget.questions).draw(CHECKED, generator))[1] for at in levels}
+    console.print("full text: right at each level", {str(at): round(share, 2) for at, share in found.items()})
+    return [at for at, share in found.items() if share <= SOLVED]

@@ -13,6 +13,8 @@ from r3mem.report.comparison import Comparison
 from r3mem.report.runs import Place
 
 COSTS = ("train_seconds", "train_tokens_per_second", "evaluation_seconds", "peak_mib", "parameters")
+# Figures beside the main one: how many tokens of an answer are right where hardly any answer is right as a whole.
+BESIDE = ("free_running_accuracy", "teacher_forced_accuracy")
 LEFT = ("method", "group")
 LEGEND = (
     "Mean ± sample standard deviation over seeds of the mean over all rows of a run; without ± there is one seed. More "
@@ -109,6 +111,13 @@ def _task(comparison: Comparison, task: str) -> list[str]:
     ]  # fmt: skip
     columns = ["method", *(f"ratio {r}" for r in ratios), *(f"positions / bytes at {r}" for r in ratios), *COSTS]
     parts = [f"\n## {task}\n", f"{comparison.metric[task]} by ratio, and what it cost.\n", _markdown(columns, by_ratio)]
+    for figure in BESIDE:
+        rows = [[m, *(comparison.score(task, m, figure, p) for p in ratios.values())] for m in comparison.methods]
+        if any(score.values for _, *scores in rows for score in scores):
+            parts += [
+                f"{figure} by ratio.\n",
+                _markdown(columns[: len(ratios) + 1], [[m, *map(str, s)] for m, *s in rows]),
+            ]
     for axis in [comparison.difficulty(task), "segments"]:
         along = comparison.along(task, axis) if axis else {}
         if len(along) > 1:
