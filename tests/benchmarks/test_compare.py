@@ -118,8 +118,6 @@ def called(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> No
 
 
 def test_files_of_a_synthetic_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What the methods start from is made anew, not found in the user's cache.
-    monkeypatch.setenv("R3MEM_CACHE", str(tmp_path / "cache"))
     for method in ("full_text", "recurrent_memory"):
         called(monkeypatch, tmp_path, "--one", "associative_recall", method, "0")
     folder = tmp_path / "smoke" / "associative_recall"
@@ -153,7 +151,7 @@ def test_a_suite_has_seeds_for_each_task_unless_told_others(tmp_path: Path, monk
         return {task: [run.seed for run in runs if run.task == task] for task in compare.TASKS}
 
     assert seeds() == {task: list(compare.SEEDS["full"][task]) for task in compare.TASKS}
-    assert seeds()["associative_recall"] == [0, 1, 2] and seeds()["retention"] == [0]
+    assert seeds()["associative_recall"] == [3, 4, 5] and seeds()["retention"] == [0]
     assert set(map(tuple, seeds("--seeds", "4", "7").values())) == {(4, 7)}
 
 

@@ -13,6 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import compare_tasks
+import task_reader
 from compare_tasks import TASKS, Learner, TaskBudget, run_task
 from methods import FULL_TEXT
 from task_reader import answer_nll, asked, backbone_of, trained_reader
@@ -30,15 +31,10 @@ COSTS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("R3MEM_CACHE", str(tmp_path))
-
-
 @pytest.mark.parametrize("task", TASKS)
-def test_a_run_has_a_row_for_every_point(task: str) -> None:
+def test_a_run_has_a_row_for_every_point(task: str, tmp_path: Path) -> None:
     grid = TASKS[task]
-    result = run_task(task, "virtual_tokens", 0, SMOKE)
+    result = run_task(task, "virtual_tokens", 0, SMOKE, tmp_path)
     json.dumps(result)
     assert result["metric"] == "exact_match" and result["budget"] == dataclasses.asdict(SMOKE)
     assert set(result["cost"]) == COSTS and result["cost"]["train_tokens"] > 0
@@ -55,39 +51,82 @@ def test_a_run_has_a_row_for_every_point(task: str) -> None:
     assert any(row["share"] for row in result["rows"])
 
 
-def test_a_fixed_number_of_vectors_means_a_ratio_for_each_length() -> None:
+def test_a_fixed_number_of_vectors_means_a_ratio_for_each_length(tmp_path: Path) -> None:
     grid = TASKS["associative_recall_8"]
     assert [grid.ratios(v, (4, 16)) for v in (4, 16, 96)] == [(2,), (8,), (48,)] and grid.smallest((4, 16)) == 2
-    assert {row["positions"] for row in run_task("associative_recall_8", "recurrent_memory", 0, SMOKE)["rows"]} == {8}
+    rows = run_task("associative_recall_8", "recurrent_memory", 0, SMOKE, tmp_path)["rows"]
+    assert {row["positions"] for row in rows} == {8}
 
 
-def test_tasks_that_differ_in_their_memories_alone_have_one_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, _ = trained_reader("associative_recall", 0, SMOKE)
+def test_tasks_that_differ_in_their_memories_alone_have_one_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = trained_reader("associative_recall", 0, SMOKE, tmp_path)
     monkeypatch.setattr("task_reader._train", lambda *_: pytest.fail("trained again"))
-    again, _ = trained_reader("associative_recall_8", 0, SMOKE)
+    again, _ = trained_reader("associative_recall_8", 0, SMOKE, tmp_path)
     assert all(torch.equal(p, again.state_dict()[n]) for n, p in first.state_dict().items())
 
 
-def test_a_peer_has_no_words_and_a_run_is_repeatable() -> None:
-    first, again = (run_task("copy", "recurrent_memory", 0, SMOKE)["rows"] for _ in range(2))
+def test_a_peer_has_no_words_and_a_run_is_repeatable(tmp_path: Path) -> None:
+    first, again = (run_task("copy", "recurrent_memory", 0, SMOKE, tmp_path)["rows"] for _ in range(2))
     assert first == again
     assert all(row["share"] == 0 and "words_recalled" not in row for row in first)
 
 
-def test_the_reference_reads_the_text_itself() -> None:
-    result = run_task("needle", FULL_TEXT, 0, SMOKE)
+def test_the_reference_reads_the_text_itself(tmp_path: Path) -> None:
+    result = run_task("needle", FULL_TEXT, 0, SMOKE, tmp_path)
     assert [row["positions"] for row in result["rows"]] == [row["history_tokens"] for row in result["rows"]]
     assert result["cost"]["train_seconds"] == result["cost"]["start_train_seconds"]
 
 
-def test_the_start_is_trained_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, cost = trained_reader("copy", 1, SMOKE)
+def test_the_start_is_trained_once_and_kept_beside_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, cost = trained_reader("copy", 1, SMOKE, tmp_path)
     monkeypatch.setattr("task_reader._train", lambda *_: pytest.fail("trained again"))
-    again, same = trained_reader("copy", 1, SMOKE)
-    assert same == cost
-    assert all(torch.equal(p, again.state_dict()[n]) for n, p in first.state_dict().items())
+    again, same = trained_reader("copy", 1, SMOKE, tmp_path)
+    assert same == cost and len(list(tmp_path.iterdir())) == 1
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name]) and torch.equal(weight, weight.half().float())
     # What only methods differ in has no part in the start.
-    trained_reader("copy", 1, dataclasses.replace(SMOKE, steps=9))
+    trained_reader("copy", 1, dataclasses.replace(SMOKE, steps=9), tmp_path)
+    # Another task, seed or length of training is another start.
+    for task, seed, budget in (
+        ("needle", 1, SMOKE), ("copy", 2, SMOKE), ("copy", 1, dataclasses.replace(SMOKE, reader_steps=5))
+    ):  # fmt: skip
+        with pytest.raises(pytest.fail.Exception, match="trained again"):
+            trained_reader(task, seed, budget, tmp_path)
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_a_start_is_trained_until_all_its_levels_are_solved_at_once(
+    rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, budget = TASKS["copy"], dataclasses.replace(SMOKE, reader_steps=50)
+    # Every level is solved at once, until they are looked at together.
+    monkeypatch.setattr("task_reader.SOLVED", -1.0)
+    monkeypatch.setattr("task_reader.SETTLING", 2)
+    answers = iter([[(8, 1)]] * rounds + [[]])
+    monkeypatch.setattr("task_reader._lost", lambda *_: next(answers))
+    drawn: list[int] = []
+    read = task_reader._read
+    monkeypatch.setattr("task_reader._read", lambda *a: drawn.append(1) or read(*a))
+    task_reader._train(small_llama(32, 2), grid, 0, budget)
+    levels = len(task_reader._levels(grid, budget))
+    assert len(drawn) == levels + 2 * (rounds + 1) and next(answers, "none left") == "none left"
+
+
+def test_levels_that_are_not_solved_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, model = TASKS["copy"], small_llama(32, 2)
+    levels = task_reader._levels(grid, SMOKE)
+    assert levels == [(8, 1), (16, 1), (16, 2), (32, 1)]
+    assert task_reader._lost(model, levels, grid, 0, SMOKE) == levels
+    monkeypatch.setattr("task_reader.SOLVED", -1.0)
+    assert task_reader._lost(model, levels, grid, 0, SMOKE) == []
+
+
+def test_tokens_that_are_right_are_told_where_an_answer_has_several() -> None:
+    right_BA = torch.tensor([[True, True], [True, False], [False, False], [True, False]])
+    assert compare_tasks._right(right_BA) == {"exact_match": 0.25, "free_running_accuracy": 0.5}
+    assert compare_tasks._right(right_BA[:, :1]) == {"exact_match": 0.75}
 
 
 def test_only_answers_are_learned() -> None:
@@ -148,9 +187,10 @@ def test_answers_are_spelt_one_token_after_the_other() -> None:
     assert found_BA.tolist() == [[(i + 1) % 132, (i + 2) % 132] for i in last_B.tolist()]
 
 
-def test_spelling_out_is_trained_with_one_weight_for_all_where_the_budget_has_it() -> None:
+def test_spelling_out_is_trained_with_one_weight_for_all_where_the_budget_has_it(tmp_path: Path) -> None:
     def curve(method: str, weight: float | None) -> list[list[float]]:
-        found: list[list[float]] = run_task("copy", method, 0, dataclasses.replace(SMOKE, autoencode=weight))["curve"]
+        budget = dataclasses.replace(SMOKE, autoencode=weight)
+        found: list[list[float]] = run_task("copy", method, 0, budget, tmp_path)["curve"]
         return found
 
     assert curve("recurrent_memory", None) == curve("recurrent_memory", 0.0) != curve("recurrent_memory", 1.0)

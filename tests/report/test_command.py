@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -40,6 +41,23 @@ def test_page_and_plots(
     assert "quality-by-segments.png" not in pictures
     assert all(f"({name})" in page for name in pictures)
     assert not list(runs.rglob("README.md"))
+
+
+def test_tokens_that_are_right_stand_beside_whole_answers(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in runs.rglob("a-seed*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for row in content["rows"]:
+            row["free_running_accuracy"] = 0.9 if row["ratio"] == 8 else 0.8
+        path.write_text(json.dumps(content), encoding="utf-8")
+    run(monkeypatch, runs, "--out", tmp_path / "out")
+    page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    told = page.split("free_running_accuracy by ratio.\n\n")[1].split("\n\n")[0].splitlines()
+    assert told[0] == "| method | ratio 8 | ratio 16 |"
+    assert told[2:4] == ["| a | 0.900 ± 0.000 | 0.800 ± 0.000 |", "| b | missing | missing |"]
+    # Rows have no such figure, and there is no table of it.
+    assert "teacher_forced_accuracy" not in page
 
 
 def test_strict_refuses_what_is_not_whole(
