@@ -98,7 +98,7 @@ def run_task(task: str, method: str, seed: int, budget: TaskBudget, starts: Path
         ``metric``, ``budget``, ``cost``, ``rows``, and the training curve.
     """
     grid = TASKS[task]
-    reader, reader_cost = trained_reader(task, seed, budget, starts)
+    reader, reader_cost, lost = trained_reader(task, seed, budget, starts)
     torch.manual_seed(seed)
     if method == FULL_TEXT:
         cost, rows, seconds = (
@@ -106,7 +106,7 @@ def run_task(task: str, method: str, seed: int, budget: TaskBudget, starts: Path
             *_timed(_full_text_rows(reader, grid, seed, budget), grid, budget),
         )
     else:
-        learner = Learner(_model(method, trained_reader(task, seed, budget, starts)[0], grid, budget))
+        learner = Learner(_model(method, trained_reader(task, seed, budget, starts).model, grid, budget))
         cost = _train(learner, method, grid, seed, budget)
         rows, seconds = _timed(lambda p: _row(learner, reader, grid, p, seed, budget), grid, budget)
     spent = {
@@ -121,7 +121,7 @@ def run_task(task: str, method: str, seed: int, budget: TaskBudget, starts: Path
     }
     return {
         "task": task, "method": method, "seed": seed, "metric": "exact_match", "budget": dataclasses.asdict(budget),
-        "start": backbone_of(reader).fingerprint, "cost": spent, "rows": rows, "curve": cost.curve,
+        "start": backbone_of(reader).fingerprint, "start_lost": lost, "cost": spent, "rows": rows, "curve": cost.curve,
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from harness import console
@@ -33,6 +34,8 @@ from r3mem.tensor_file import replacing
 SOLVED = 0.95
 # Steps at a low rate after the last level, and again while one is lost.
 SETTLING = 200
+# Added to a seed whose weights have not solved the first level in half of the steps.
+OTHER_WEIGHTS = 1_000_000
 # Examples of each level that tell whether it is.
 CHECKED = 64
 
@@ -60,7 +63,21 @@ def answer_nll(logits_BXV: Tensor, ids_BX: Tensor, answer_BX: Tensor) -> tuple[T
     return torch.nn.functional.cross_entropy(logits_JV, target_J), float(right)
 
 
-def trained_reader(task: str, seed: int, budget: TaskBudget, folder: Path) -> tuple[LlamaForCausalLM, Cost]:
+class Start(NamedTuple):
+    """What all methods start from.
+
+    Attributes:
+        model: The small model.
+        cost: Of its training.
+        lost: ``[value, segments]`` of the levels that it does not solve.
+    """
+
+    model: LlamaForCausalLM
+    cost: Cost
+    lost: list[list[int]]
+
+
+def trained_reader(task: str, seed: int, budget: TaskBudget, folder: Path) -> Start:
     """The small model after training with the full text in front of the questions, made once for a grid and seed.
 
     It is kept beside the results: trained anew on another kind of CPU it is another start, and what was measured from
@@ -73,7 +90,7 @@ def trained_reader(task: str, seed: int, budget: TaskBudget, folder: Path) -> tu
         folder: Of the starts.
 
     Returns:
-        The model, its weights numbers of float16, and what its training cost.
+        The start, its weights numbers of float16.
     """
     grid = TASKS[task]
     path = folder / f"seed{seed}-{_settings(grid, budget)}.safetensors"
@@ -81,11 +98,12 @@ def trained_reader(task: str, seed: int, budget: TaskBudget, folder: Path) -> tu
     if path.is_file():
         with safe_open(path, "pt") as kept:
             model.load_state_dict({name: kept.get_tensor(name).float() for name in kept.keys()}, strict=False)  # noqa: SIM118
-            return model.eval(), Cost(**json.loads(kept.metadata()["cost"]))
-    cost = _train(model, grid, seed, budget)
+            about = {name: json.loads(value) for name, value in kept.metadata().items()}
+            return Start(model.eval(), Cost(**about["cost"]), about["lost"])
+    cost, lost = _train(model, grid, seed, budget)
     weights = {k: v.half().contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
     with replacing(path) as written:
-        save_file(weights, written, {"cost": json.dumps(dataclasses.asdict(cost))})
+        save_file(weights, written, {"cost": json.dumps(dataclasses.asdict(cost)), "lost": json.dumps(lost)})
     return trained_reader(task, seed, budget, folder)
 
 
@@ -111,9 +129,11 @@ def _levels(grid: Grid, budget: TaskBudget) -> list[tuple[int, int]]:
     return levels
 
 
-def _train(model: LlamaForCausalLM, grid: Grid, seed: int, budget: TaskBudget) -> Cost:
+def _train(model: LlamaForCausalLM, grid: Grid, seed: int, budget: TaskBudget) -> tuple[Cost, list[tuple[int, int]]]:
     """Level by level; the next begins when this one is solved, and the last ends when all are solved at once."""
-    levels, lost = _levels(grid, budget), list[tuple[int, int]]()
+    levels = _levels(grid, budget)
+    lost: list[tuple[int, int]] = []
+    patience = budget.reader_steps // 2
     generator, choice = generator_of(seed, "reader"), random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=budget.reader_lr, weight_decay=0.01, betas=(0.9, 0.98))
     cost = Cost(parameters=sum(p.numel() for p in model.parameters()))
@@ -121,6 +141,11 @@ def _train(model: LlamaForCausalLM, grid: Grid, seed: int, budget: TaskBudget) -
     model.train()
     for step in range(budget.reader_steps):
         began = time.perf_counter()
+        if level == 0 and step == patience:
+            # Some weights find no way to look anything up: others are drawn.
+            other = small_llama(budget.width, budget.layers, budget.heads, seed + OTHER_WEIGHTS)
+            model.load_state_dict(other.state_dict())
+            optimizer.state.clear()
         again = level > 0 and choice.random() < (0.8 if left else 0.3)
         earlier = lost if lost and choice.random() < 0.5 else levels[:level]
         value, segments = choice.choice(earlier) if again else levels[level]
@@ -154,7 +179,9 @@ def _train(model: LlamaForCausalLM, grid: Grid, seed: int, budget: TaskBudget) -
         elif right > SOLVED:
             # Solved: a little more at a low rate settles it.
             left, level, right = (0, level + 1, 0.0) if level + 1 < len(levels) else (SETTLING, level, right)
-    return cost
+    else:
+        lost = _lost(model, levels, grid, seed, budget)
+    return cost, lost
 
 
 def _read(model: LlamaForCausalLM, examples: Examples) -> tuple[Tensor, float, int]:

@@ -63,6 +63,10 @@ def notes(comparison: Comparison) -> list[str]:
         out.append(
             f"Trained from another start than the other runs of their task and seed, marked †: {', '.join(names)}."
         )
+    lost = {(r.task, r.seed): r.start_lost for r in comparison.runs.values() if r.start_lost}
+    for (task, seed), levels in sorted(lost.items()):
+        told = ", ".join(f"{value} ({segments} segments)" for value, segments in levels)
+        out.append(f"The start of {task}, seed {seed}, does not solve all with the text in front: not {told}.")
     if len(comparison.hardware) > 1:
         out.append(f"Costs of {len(comparison.hardware)} kinds of hardware stand side by side: do not compare them.")
     absent = comparison.missing()

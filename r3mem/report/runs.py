@@ -37,6 +37,7 @@ class Run:
         commit: Of the code.
         hardware: What it ran on.
         start: What tells apart the weights that it was trained from; None where the file does not say.
+        start_lost: Difficulty and number of segments of what these weights do not solve with the text in front.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Run:
     commit: str
     hardware: dict[str, Any]
     start: str | None = None
+    start_lost: tuple[tuple[int, int], ...] = ()
 
 
 def place_of(row: dict[str, Any], without: Iterable[str] = ()) -> Place:
@@ -118,5 +120,5 @@ def _read(path: Path) -> Run:
     return Run(
         path, content["task"], content["method"], group, content["seed"], content["metric"], content["budget"],
         content["cost"], rows, content["commit"], content["hardware"],
-        content.get("start"),
+        content.get("start"), tuple(map(tuple, content.get("start_lost", ()))),
     )  # fmt: skip

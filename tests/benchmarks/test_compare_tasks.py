@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -61,10 +62,10 @@ def test_a_fixed_number_of_vectors_means_a_ratio_for_each_length(tmp_path: Path)
 def test_tasks_that_differ_in_their_memories_alone_have_one_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, _ = trained_reader("associative_recall", 0, SMOKE, tmp_path)
+    first = trained_reader("associative_recall", 0, SMOKE, tmp_path)
     monkeypatch.setattr("task_reader._train", lambda *_: pytest.fail("trained again"))
-    again, _ = trained_reader("associative_recall_8", 0, SMOKE, tmp_path)
-    assert all(torch.equal(p, again.state_dict()[n]) for n, p in first.state_dict().items())
+    again = trained_reader("associative_recall_8", 0, SMOKE, tmp_path)
+    assert all(torch.equal(p, again.model.state_dict()[n]) for n, p in first.model.state_dict().items())
 
 
 def test_a_peer_has_no_words_and_a_run_is_repeatable(tmp_path: Path) -> None:
@@ -80,10 +81,11 @@ def test_the_reference_reads_the_text_itself(tmp_path: Path) -> None:
 
 
 def test_the_start_is_trained_once_and_kept_beside_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, cost = trained_reader("copy", 1, SMOKE, tmp_path)
+    first, cost, lost = trained_reader("copy", 1, SMOKE, tmp_path)
     monkeypatch.setattr("task_reader._train", lambda *_: pytest.fail("trained again"))
-    again, same = trained_reader("copy", 1, SMOKE, tmp_path)
-    assert same == cost and len(list(tmp_path.iterdir())) == 1
+    again, *same = trained_reader("copy", 1, SMOKE, tmp_path)
+    assert same == [cost, lost] and lost == [[8, 1], [16, 1], [16, 2], [32, 1]]
+    assert len(list(tmp_path.iterdir())) == 1
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]) and torch.equal(weight, weight.half().float())
     # What only methods differ in has no part in the start.
@@ -109,9 +111,28 @@ def test_a_start_is_trained_until_all_its_levels_are_solved_at_once(
     drawn: list[int] = []
     read = task_reader._read
     monkeypatch.setattr("task_reader._read", lambda *a: drawn.append(1) or read(*a))
-    task_reader._train(small_llama(32, 2), grid, 0, budget)
+    assert task_reader._train(small_llama(32, 2), grid, 0, budget)[1] == []
     levels = len(task_reader._levels(grid, budget))
     assert len(drawn) == levels + 2 * (rounds + 1) and next(answers, "none left") == "none left"
+
+
+def test_weights_that_solve_nothing_in_half_of_the_steps_are_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, made = TASKS["copy"], list[int]()
+
+    def drawn(width: int, layers: int, heads: int, seed: int) -> LlamaForCausalLM:
+        made.append(seed)
+        return small_llama(width, layers, heads, seed)
+
+    monkeypatch.setattr("task_reader.small_llama", drawn)
+    first = small_llama(32, 2, 2, 3)
+    task_reader._train(first, grid, 3, dataclasses.replace(SMOKE, reader_steps=8))
+    assert made == [3 + task_reader.OTHER_WEIGHTS]
+    # They are trained from there on as if they had been drawn first.
+    moved = [(first.state_dict()[n] - p).abs().max() for n, p in small_llama(32, 2, 2, made[0]).named_parameters()]
+    assert 0 < max(moved) < 4 * SMOKE.reader_lr
+    monkeypatch.setattr("task_reader.SOLVED", -1.0)
+    task_reader._train(small_llama(32, 2, 2, 3), grid, 3, dataclasses.replace(SMOKE, reader_steps=8))
+    assert len(made) == 1
 
 
 def test_levels_that_are_not_solved_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

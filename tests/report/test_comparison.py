@@ -90,6 +90,16 @@ def test_other_starts_are_marked(tmp_path: Path) -> None:
     assert not str(found.score("recall", "one")).endswith("†")
 
 
+def test_what_a_start_does_not_solve_is_told(tmp_path: Path) -> None:
+    write_run(tmp_path, "copy", "a", 0, {(16, 8): 0.5}, start_lost=[[16, 1], [16, 4]])
+    write_run(tmp_path, "copy", "a", 1, {(16, 8): 0.5}, start_lost=[])
+    write_run(tmp_path, "recall", "a", 0, {(16, 8): 0.5})
+    told = [note for note in notes(Comparison(read_runs(tmp_path))) if "does not solve" in note]
+    assert told == [
+        "The start of copy, seed 0, does not solve all with the text in front: not 16 (1 segments), 16 (4 segments)."
+    ]
+
+
 def test_other_commits_are_marked(tmp_path: Path) -> None:
     for seed, commit in enumerate(("abc", "abc", "def")):
         write_run(tmp_path, "copy", "gist", seed, {(4, 8): 0.5}, commit=commit)
