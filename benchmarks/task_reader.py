@@ -34,10 +34,12 @@ from r3mem.tensor_file import replacing
 SOLVED = 0.95
 # Steps at a low rate after the last level, and again while one is lost.
 SETTLING = 200
-# Added to a seed whose weights have not solved the first level in half of the steps.
-OTHER_WEIGHTS = 1_000_000
 # Examples of each level that tell whether it is.
 CHECKED = 64
+# Added to a seed whose weights have not solved the first level in half of the steps.
+OTHER_WEIGHTS = 1_000_000
+# What of a budget has a part in a start.
+READER_FIELDS = ("width", "layers", "heads", "reader_steps", "step_tokens", "reader_lr", "questions", "train_segments")
 
 
 def backbone_of(model: LlamaForCausalLM) -> Backbone:
@@ -105,9 +107,6 @@ def trained_reader(task: str, seed: int, budget: TaskBudget, folder: Path) -> St
     with replacing(path) as written:
         save_file(weights, written, {"cost": json.dumps(dataclasses.asdict(cost)), "lost": json.dumps(lost)})
     return trained_reader(task, seed, budget, folder)
-
-
-READER_FIELDS = ("width", "layers", "heads", "reader_steps", "step_tokens", "reader_lr", "questions", "train_segments")
 
 
 def _settings(grid: Grid, budget: TaskBudget) -> str:
