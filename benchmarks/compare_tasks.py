@@ -133,7 +133,11 @@ def _model(method: str, start: LlamaForCausalLM, grid: Grid, budget: TaskBudget)
 
 
 def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBudget) -> Cost:
-    """From easy to hard over the first half of the steps; ratio and number of segments are drawn anew every step."""
+    """From easy to hard over the first half of the steps, in difficulty and ratio, both drawn anew every step.
+
+    It begins where the reader's training began: of fewer pairs and at all ratios at once, most methods learn to guess
+    among the values of a history, and stay there.
+    """
     model = learner.model
     generator, choice = generator_of(seed, "train"), random.Random(seed)
     own = float(settings_of(method, "objective").get("autoencode", {}).get("weight", 0.0))
@@ -147,9 +151,11 @@ def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBud
         nonlocal drawn
         reach = min(1.0, 2 * (drawn + 1) / budget.steps)
         drawn += 1
-        value = choice.choice(grid.values[: max(1, round(reach * len(grid.values)))])
+        value = choice.choice(
+            _easiest(grid.values[grid.values.index(grid.first) :], reach) if reach < 1 else grid.values
+        )
         most = budget.train_segments if value <= grid.streamed and grid.vectors is None else 1
-        ratios = budget.ratios if grid.vectors is None else grid.ratios(value, budget.ratios)
+        ratios = _easiest(budget.ratios, reach) if grid.vectors is None else grid.ratios(value, budget.ratios)
         point = Point(value, choice.randint(1, most) if choice.random() < 0.5 else 1, choice.choice(ratios))
         task = grid.build(point.value, point.segments, budget.questions)
         per_row = point.segments * task.segment_tokens + 4 * budget.questions
@@ -174,6 +180,10 @@ def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBud
         return drawn[1].history_BTN.numel() + asked(drawn[1])[0].numel()
 
     return train(method, model, budget.steps, budget.lr, draw, loss, tokens)
+
+
+def _easiest(values: tuple[int, ...], share: float) -> tuple[int, ...]:
+    return values[: max(1, round(share * len(values)))]
 
 
 def _timed(row: Any, grid: Grid, budget: TaskBudget) -> tuple[list[dict[str, Any]], float]:

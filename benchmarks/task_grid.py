@@ -33,7 +33,7 @@ class Grid:
     Attributes:
         axis: What ``Point.value`` is called in rows.
         values: Easiest first.
-        first: Value at which the reader of full text begins: of fewer pairs it learns to guess before it looks up.
+        first: Value at which training begins: of fewer pairs one learns to guess before one looks up.
         streamed: Value at which the number of segments varies.
         build: Value, segments and questions to a task.
         vectors: Virtual tokens of a history, whatever its length, so that the ratio grows with it; None leaves the

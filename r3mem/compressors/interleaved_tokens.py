@@ -6,7 +6,7 @@ A segment of 5 tokens at ratio 2, ``s`` its slots; rows are queries, columns key
 
           x0  x1  s0  x2  x3  s1  x4  s2
     x1    #   #   .   .   .   .   .   .       # seen
-    s0    #   #   #   .   .   .   .   .       starts as x1 plus a learned vector
+    s0    #   #   #   .   .   .   .   .       starts as x0 plus a learned vector
     x2    #   #   #   #   .   .   .   .
     s2    #   #   #   #   #   #   #   #       starts as x4 plus that vector
 
@@ -36,10 +36,13 @@ from r3mem.prefix import Prefix
 
 
 class InterleavedTokens(Accumulates):
-    """A slot behind each ``ratio`` tokens, which starts as the last of them; segments are read side by side.
+    """A slot behind each ``ratio`` tokens, which starts as the first of them; segments are read side by side.
 
     Where a slot stands is what its attention finds nearest, so that a model soon learns to gather its own tokens there
-    (the place is that of Activation Beacon, 2401.03462, whose memory is keys and values). A slot is the model's output,
+    (the place is that of Activation Beacon, 2401.03462, whose memory is keys and values). As it looks like the first of
+    them once more, what a model knows of looking up what came after a token is at work from the first step on: it tells
+    their order, where slots that start alike soon hold which tokens there were, and not in which order. A slot is the
+    model's output,
     behind its final norm, and is read at the input, with no map before or after: a model that is trained whole finds
     what it is asked for in it from the first hundred steps on, where it may miss it for a thousand behind maps.
 
@@ -68,8 +71,8 @@ class InterleavedTokens(Accumulates):
     def forward(self, backbone: Backbone, text: Segments, memory: MemoryState | None, logits: bool = True) -> Written:
         """See :meth:`Compressor.forward`; the likelihood is a pass of its own, without slots among the text."""
         mask_BK, after_BK = self.slot_mask(text), self.slots_after(text)
-        last_BK = text.ids_BN.gather(1, (after_BK - 1).clamp(min=0))
-        start_BKD = backbone.embed(torch.where(mask_BK, last_BK, 0)) + self.write_D
+        first_BK = text.ids_BN[:, :: self.ratio]
+        start_BKD = backbone.embed(torch.where(mask_BK, first_BK, 0)) + self.write_D
         out = backbone(
             text, None, start_BKD, slot_mask_BK=mask_BK, capture=backbone.output, logits=False, slots_after_BK=after_BK
         )

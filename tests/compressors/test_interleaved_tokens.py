@@ -19,9 +19,21 @@ class TestInterleavedTokens(CompressorBattery):
 
 
 @torch.no_grad()
-def test_a_slot_knows_the_text_before_it_alone_and_starts_as_its_last_token(
-    tiny_backbone: Callable[..., Backbone],
+def test_a_slot_starts_as_the_first_token_it_covers(
+    tiny_backbone: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    backbone, compressor = tiny_backbone().eval(), InterleavedTokens(WIDTH, 3)
+    compressor.write_D.fill_(0.5)
+    starts: list[torch.Tensor] = []
+    forward = backbone.forward
+    monkeypatch.setattr(backbone, "forward", lambda *a, **k: starts.append(a[2]) or forward(*a, **k))
+    compressor(backbone, Segments.pad([[9, 8, 7, 6, 5, 4, 3], [5, 6]]), None, logits=False)
+    torch.testing.assert_close(starts[0][0], backbone.embed(torch.tensor([9, 6, 3])) + 0.5)
+    torch.testing.assert_close(starts[0][1, :1], backbone.embed(torch.tensor([5])) + 0.5)
+
+
+@torch.no_grad()
+def test_a_slot_knows_the_text_before_it_alone(tiny_backbone: Callable[..., Backbone]) -> None:
     backbone = tiny_backbone().eval()
     compressor = InterleavedTokens(WIDTH, 3)
 
