@@ -69,7 +69,7 @@ class TextBudget:
     @classmethod
     def smoke(cls, task: str) -> TextBudget:
         """Shows that a method runs, on any CPU in minutes; its figures rank nothing."""
-        return cls(dtype="float32")
+        return cls(dtype="float32", ratios=(4, 16), train_tokens=2 * WINDOW, recall_tokens=16)
 
     @classmethod
     def full(cls, task: str) -> TextBudget:
