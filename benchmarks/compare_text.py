@@ -76,11 +76,12 @@ class TextBudget:
         """Minutes a run on one CPU core: what a method gives soon, and what it costs. Texts have to be given.
 
         Thirty thousand tokens taught no spelling (recall-cpu.json), so that `recall` trains for its costs alone, a step
-        at each ratio. In float32, because bfloat16 takes several times as long on a CPU without AVX-512.
+        at each ratio. It computes in float32: token by token, bfloat16 takes several times as long on a CPU without
+        AVX-512.
         """
-        budget = cls(dtype="float32", texts=(), train_tokens=18_432, batch=2, passages=6, source_tokens=400_000)
+        budget = cls(texts=(), train_tokens=24_576, batch=2, passages=8, source_tokens=400_000)
         if task == "recall":
-            return replace(budget, train_tokens=2_304, batch=1, passages=8, recall_tokens=32)
+            return replace(budget, train_tokens=2_304, batch=1, recall_tokens=32, dtype="float32")
         return budget
 
     @classmethod
