@@ -116,12 +116,10 @@ def _task(comparison: Comparison, task: str) -> list[str]:
     columns = ["method", *(f"ratio {r}" for r in ratios), *(f"positions / bytes at {r}" for r in ratios), *COSTS]
     parts = [f"\n## {task}\n", f"{comparison.metric[task]} by ratio, and what it cost.\n", _markdown(columns, by_ratio)]
     for figure in BESIDE:
-        rows = [[m, *(comparison.score(task, m, figure, p) for p in ratios.values())] for m in comparison.methods]
-        if any(score.values for _, *scores in rows for score in scores):
-            parts += [
-                f"{figure} by ratio.\n",
-                _markdown(columns[: len(ratios) + 1], [[m, *map(str, s)] for m, *s in rows]),
-            ]
+        scores = {m: [comparison.score(task, m, figure, p) for p in ratios.values()] for m in comparison.methods}
+        if any(score.values for of_method in scores.values() for score in of_method):
+            beside = [[m, *map(str, of_method)] for m, of_method in scores.items()]
+            parts += [f"{figure} by ratio.\n", _markdown(columns[: len(ratios) + 1], beside)]
     for axis in [comparison.difficulty(task), "segments"]:
         along = comparison.along(task, axis) if axis else {}
         if len(along) > 1:
