@@ -6,6 +6,7 @@ of an answer, X tokens of all questions with answers, K virtual tokens, D width,
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import random
 import time
@@ -106,7 +107,7 @@ def run_task(task: str, method: str, seed: int, budget: TaskBudget, starts: Path
             *_timed(_full_text_rows(reader, grid, seed, budget), grid, budget),
         )
     else:
-        learner = Learner(_model(method, trained_reader(task, seed, budget, starts).model, grid, budget))
+        learner = Learner(_model(method, copy.deepcopy(reader), grid, budget))
         cost = _train(learner, method, grid, seed, budget)
         rows, seconds = _timed(lambda p: _row(learner, reader, grid, p, seed, budget), grid, budget)
     spent = {
@@ -135,7 +136,7 @@ def _model(method: str, start: LlamaForCausalLM, grid: Grid, budget: TaskBudget)
 def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBudget) -> Cost:
     """From easy to hard over the first half of the steps, in difficulty and ratio, both drawn anew every step.
 
-    It begins where the reader's training began: of fewer pairs and at all ratios at once, most methods learn to guess
+    It begins where the reader's training began: of fewer pairs and at all ratios at once, a method may learn to guess
     among the values of a history, and stay there.
     """
     model = learner.model

@@ -16,8 +16,6 @@ from typing import NamedTuple
 
 import torch
 from harness import console
-from safetensors import safe_open
-from safetensors.torch import save_file
 from task_budget import TaskBudget
 from task_grid import TASKS, Grid
 from torch import Tensor
@@ -28,7 +26,7 @@ from datamodules.synthetic import Examples, generator_of
 from datamodules.synthetic.small_llama import small_llama
 from datamodules.synthetic.vocabulary import tokenizer
 from r3mem import Backbone
-from r3mem.tensor_file import replacing
+from r3mem.tensor_file import read_whole, write_whole
 
 # A level is solved, and the next one drawn, at this share of right answer tokens.
 SOLVED = 0.95
@@ -93,20 +91,20 @@ def trained_reader(task: str, seed: int, budget: TaskBudget, folder: Path) -> St
 
     Returns:
         The start, its weights numbers of float16.
+
+    Raises:
+        InputError: The disk refuses, or the file that is there is not whole.
     """
     grid = TASKS[task]
     path = folder / f"seed{seed}-{_settings(grid, budget)}.safetensors"
     model = small_llama(budget.width, budget.layers, budget.heads, seed)
-    if path.is_file():
-        with safe_open(path, "pt") as kept:
-            model.load_state_dict({name: kept.get_tensor(name).float() for name in kept.keys()}, strict=False)  # noqa: SIM118
-            about = {name: json.loads(value) for name, value in kept.metadata().items()}
-            return Start(model.eval(), Cost(**about["cost"]), about["lost"])
-    cost, lost = _train(model, grid, seed, budget)
-    weights = {k: v.half().contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    with replacing(path) as written:
-        save_file(weights, written, {"cost": json.dumps(dataclasses.asdict(cost)), "lost": json.dumps(lost)})
-    return trained_reader(task, seed, budget, folder)
+    if not path.is_file():
+        cost, lost = _train(model, grid, seed, budget)
+        weights = {k: v.half().contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+        write_whole(weights, {"cost": json.dumps(dataclasses.asdict(cost)), "lost": json.dumps(lost)}, path)
+    weights, about = read_whole(path, "start")
+    model.load_state_dict(weights, strict=False)
+    return Start(model.eval(), Cost(**json.loads(about["cost"])), json.loads(about["lost"]))
 
 
 def _settings(grid: Grid, budget: TaskBudget) -> str:
@@ -132,15 +130,14 @@ def _train(model: LlamaForCausalLM, grid: Grid, seed: int, budget: TaskBudget) -
     """Level by level; the next begins when this one is solved, and the last ends when all are solved at once."""
     levels = _levels(grid, budget)
     lost: list[tuple[int, int]] = []
-    patience = budget.reader_steps // 2
     generator, choice = generator_of(seed, "reader"), random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=budget.reader_lr, weight_decay=0.01, betas=(0.9, 0.98))
     cost = Cost(parameters=sum(p.numel() for p in model.parameters()))
     level, right, left, losses = 0, 0.0, 0, []
     model.train()
+    began = time.perf_counter()
     for step in range(budget.reader_steps):
-        began = time.perf_counter()
-        if level == 0 and step == patience:
+        if level == 0 and step == budget.reader_steps // 2:
             # Some weights find no way to look anything up: others are drawn.
             other = small_llama(budget.width, budget.layers, budget.heads, seed + OTHER_WEIGHTS)
             model.load_state_dict(other.state_dict())
@@ -161,10 +158,6 @@ def _train(model: LlamaForCausalLM, grid: Grid, seed: int, budget: TaskBudget) -
         cost.train_tokens += tokens
         losses.append(float(loss.detach()))
         right = right if again else 0.9 * right + 0.1 * share
-        if left == 1:
-            lost = _lost(model, levels, grid, seed, budget)
-            left = SETTLING + 1 if lost else left
-        cost.train_seconds += time.perf_counter() - began
         if (step + 1) % 100 == 0:
             cost.curve.append([cost.train_tokens, sum(losses) / len(losses)])
             console.print(
@@ -174,12 +167,16 @@ def _train(model: LlamaForCausalLM, grid: Grid, seed: int, budget: TaskBudget) -
         if left:
             left -= 1
             if not left:
-                break
+                lost = _lost(model, levels, grid, seed, budget)
+                if not lost:
+                    break
+                left = SETTLING
         elif right > SOLVED:
             # Solved: a little more at a low rate settles it.
             left, level, right = (0, level + 1, 0.0) if level + 1 < len(levels) else (SETTLING, level, right)
     else:
         lost = _lost(model, levels, grid, seed, budget)
+    cost.train_seconds = time.perf_counter() - began
     return cost, lost
 
 

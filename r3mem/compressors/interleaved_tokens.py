@@ -41,10 +41,11 @@ class InterleavedTokens(Accumulates):
     Where a slot stands is what its attention finds nearest, so that a model soon learns to gather its own tokens there
     (the place is that of Activation Beacon, 2401.03462, whose memory is keys and values). As it looks like the first of
     them once more, what a model knows of looking up what came after a token is at work from the first step on: it tells
-    their order, where slots that start alike soon hold which tokens there were, and not in which order. A slot is the
-    model's output,
-    behind its final norm, and is read at the input, with no map before or after: a model that is trained whole finds
-    what it is asked for in it from the first hundred steps on, where it may miss it for a thousand behind maps.
+    their order, where slots that start alike soon hold which tokens there were, and not in which order.
+
+    A slot is the model's output, behind its final norm, and is read at the input, with no map before or after: a model
+    that is trained whole finds what it is asked for in it from the first hundred steps on, where it may miss it for a
+    thousand behind maps.
 
     Each segment is written by itself and read as if it were the only one: the same places, and no segment sees another
     (as the windows of Parallel Context Windows, 2212.10947, are read). So a history of any number of segments stays

@@ -21,7 +21,7 @@ from task_reader import answer_nll, asked, backbone_of, trained_reader
 
 from datamodules.synthetic import AssociativeRecall, generator_of
 from datamodules.synthetic.small_llama import small_llama
-from r3mem import R3Mem, Segments
+from r3mem import InputError, R3Mem, Segments
 from r3mem.compressors import EdgePool, NoMemory, VirtualTokens
 from r3mem.reversible import PositionBinding, ReversibleStack
 
@@ -96,6 +96,14 @@ def test_the_start_is_trained_once_and_kept_beside_the_results(tmp_path: Path, m
     ):  # fmt: skip
         with pytest.raises(pytest.fail.Exception, match="trained again"):
             trained_reader(task, seed, budget, tmp_path)
+
+
+def test_a_start_that_is_cut_off_is_told_and_not_trained_over(tmp_path: Path) -> None:
+    trained_reader("copy", 1, SMOKE, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        run_task("copy", "recurrent_memory", 1, SMOKE, tmp_path)
 
 
 @pytest.mark.parametrize("rounds", [0, 2])
