@@ -166,14 +166,10 @@ class Comparison:
 
 
 def _apart(runs: Sequence[Run], task: str, seed: int) -> list[Run]:
-    """Runs from another start than most, by the number of tokens that the start was trained on and by its weights."""
-    same = [run for run in runs if (run.task, run.seed) == (task, seed)]
-    found = []
-    for marks in ([run.cost.get("start_train_tokens") for run in same], [run.start for run in same]):
-        known = Counter(mark for mark in marks if mark is not None)
-        usual = known.most_common(1)[0][0] if known else None
-        found += [run for run, mark in zip(same, marks, strict=True) if mark not in (None, usual)]
-    return found
+    """Runs from another start than most."""
+    same = [run for run in runs if (run.task, run.seed) == (task, seed) and run.start is not None]
+    usual = Counter(run.start for run in same).most_common(1)
+    return [run for run in same if run.start != usual[0][0]]
 
 
 def _row(run: Run, place: Place) -> dict[str, Any] | None:
