@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -20,12 +19,6 @@ from r3mem import Backbone
 from tests.tiny_models import tiny_model
 
 pytest_plugins = ["pytester"]
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    """What a test draws is its own, whichever tests ran before it in its process."""
-    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
