@@ -8,6 +8,8 @@ OLDEST_VENV ?= .venv-oldest
 # `make install CONSTRAINTS=` takes the newest versions that pyproject.toml allows.
 CONSTRAINTS ?= constraints.txt
 PYTEST_ARGS ?=
+# The fast tests run in so many processes, each file in one of them: tensors here are too small for more than a core each.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -48,14 +50,14 @@ quickstart: install ## remember a text in a few virtual tokens and get it back w
 	@$(BIN)/python benchmarks/quickstart.py
 
 test: lint ## lint, types and the fast tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-all: lint ## the same with the slow tests (real language model), and those of 4-bit weights
 	@$(BIN)/python -m pip install $(PIP_FLAGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[quantised]'
 	$(BIN)/python -m pytest -m 'slow or not slow' $(PYTEST_ARGS)
 
 test-oldest: $(OLDEST_STAMP) ## the fast tests with the oldest versions that pyproject.toml allows
-	$(OLDEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: install ## ruff and mypy, without changing a file
 	$(BIN)/ruff check $(CHECKED)

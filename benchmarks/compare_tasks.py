@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import random
 import time
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +20,7 @@ from methods import FULL_TEXT, compressor_of, decoder_of, settings_of
 from no_words import NoWords
 from task_budget import TaskBudget
 from task_grid import TASKS, Grid, Point
+from task_order import TrainingOrder
 from task_reader import answer_nll, asked, backbone_of, trained_reader
 from torch import Tensor
 from training import Cost, train
@@ -28,6 +28,7 @@ from transformers import LlamaForCausalLM
 
 from datamodules.synthetic import Examples, generator_of
 from r3mem import ConfigError, MemoryState, R3Mem, Segments
+from r3mem.memory import slots_needed
 from r3mem.objectives import spelling_nll
 from r3mem.reversible import ReversibleStack
 
@@ -101,14 +102,13 @@ def run_task(task: str, method: str, seed: int, budget: TaskBudget, starts: Path
     grid = TASKS[task]
     reader, reader_cost, lost = trained_reader(task, seed, budget, starts)
     torch.manual_seed(seed)
+    solved = {}
     if method == FULL_TEXT:
-        cost, rows, seconds = (
-            reader_cost,
-            *_timed(_full_text_rows(reader, grid, seed, budget), grid, budget),
-        )
+        cost = reader_cost
+        rows, seconds = _timed(_full_text_rows(reader, grid, seed, budget), grid, budget)
     else:
         learner = Learner(_model(method, copy.deepcopy(reader), grid, budget))
-        cost = _train(learner, method, grid, seed, budget)
+        cost, solved["solved_after"] = _train(learner, method, grid, seed, budget)
         rows, seconds = _timed(lambda p: _row(learner, reader, grid, p, seed, budget), grid, budget)
     spent = {
         "train_seconds": round(cost.train_seconds, 1),
@@ -119,6 +119,7 @@ def run_task(task: str, method: str, seed: int, budget: TaskBudget, starts: Path
         "peak_mib": round(peak_mib()),
         "start_train_seconds": round(reader_cost.train_seconds, 1),
         "start_train_tokens": reader_cost.train_tokens,
+        **solved,
     }
     return {
         "task": task, "method": method, "seed": seed, "metric": "exact_match", "budget": dataclasses.asdict(budget),
@@ -129,35 +130,24 @@ def run_task(task: str, method: str, seed: int, budget: TaskBudget, starts: Path
 def _model(method: str, start: LlamaForCausalLM, grid: Grid, budget: TaskBudget) -> R3Mem:
     backbone = backbone_of(start)
     ratio = grid.smallest(budget.ratios)
-    compressor = compressor_of(method, backbone, ratio, grid.longest)
+    # No memory that grows with the history is cut short, where others keep all.
+    most = max(budget.segments) * slots_needed(grid.build(grid.streamed, 1, 1).segment_tokens, min(budget.ratios))
+    compressor = compressor_of(method, backbone, ratio, grid.longest, most)
     return R3Mem(backbone, compressor, decoder_of(method, backbone, ratio))
 
 
-def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBudget) -> Cost:
-    """From easy to hard over the first half of the steps, in difficulty and ratio, both drawn anew every step.
-
-    It begins where the reader's training began: of fewer pairs and at all ratios at once, a method may learn to guess
-    among the values of a history, and stay there.
-    """
+def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBudget) -> tuple[Cost, int | None]:
+    """What the training cost, and after how many steps its easiest level was solved; None if it was not."""
     model = learner.model
-    generator, choice = generator_of(seed, "train"), random.Random(seed)
+    generator, order = generator_of(seed, "train"), TrainingOrder(grid, budget, seed)
     own = float(settings_of(method, "objective").get("autoencode", {}).get("weight", 0.0))
     spelling = own if budget.autoencode is None else budget.autoencode
     learner.use(grid.smallest(budget.ratios))
     sample = grid.build(grid.streamed, 1, 1).draw(64, generator).history_BTN.flatten().tolist()
     model.calibrate(sample, grid.build(grid.streamed, 1, 1).segment_tokens)
-    drawn = 0
 
     def draw() -> tuple[Point, Examples]:
-        nonlocal drawn
-        reach = min(1.0, 2 * (drawn + 1) / budget.steps)
-        drawn += 1
-        value = choice.choice(
-            _easiest(grid.values[grid.values.index(grid.first) :], reach) if reach < 1 else grid.values
-        )
-        most = budget.train_segments if value <= grid.streamed and grid.vectors is None else 1
-        ratios = _easiest(budget.ratios, reach) if grid.vectors is None else grid.ratios(value, budget.ratios)
-        point = Point(value, choice.randint(1, most) if choice.random() < 0.5 else 1, choice.choice(ratios))
+        point = order.next()
         task = grid.build(point.value, point.segments, budget.questions)
         per_row = point.segments * task.segment_tokens + 4 * budget.questions
         return point, task.draw(max(4, budget.step_tokens // per_row), generator)
@@ -167,8 +157,10 @@ def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBud
         learner.use(point.ratio)
         steps: list[Any] = []
         state = learner.remember(examples.history_BTN, steps)
-        ids_BX, answer_BX = asked(examples)
+        answer_tokens = examples.answer_BMA.shape[2]
+        ids_BX, answer_BX = asked(examples, order.trained_of(answer_tokens))
         nll, _ = answer_nll(model.likelihood(Segments.whole(ids_BX), state), ids_BX, answer_BX)
+        order.told(float(nll.detach()), answer_tokens)
         total = nll
         if spelling:
             for history_BN, made in zip(examples.history_BTN.unbind(1), steps, strict=True):
@@ -180,11 +172,7 @@ def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBud
     def tokens(drawn: tuple[Point, Examples]) -> int:
         return drawn[1].history_BTN.numel() + asked(drawn[1])[0].numel()
 
-    return train(method, model, budget.steps, budget.lr, draw, loss, tokens)
-
-
-def _easiest(values: tuple[int, ...], share: float) -> tuple[int, ...]:
-    return values[: max(1, round(share * len(values)))]
+    return train(method, model, budget.steps, budget.lr, draw, loss, tokens), order.solved_after
 
 
 def _timed(row: Any, grid: Grid, budget: TaskBudget) -> tuple[list[dict[str, Any]], float]:

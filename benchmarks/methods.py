@@ -75,7 +75,9 @@ def settings_of(name: str, part: str) -> dict[str, Any]:
     return dict(cast(dict[str, Any], found)["model"].get(part) or {})
 
 
-def compressor_of(name: str, backbone: Backbone, ratio: int, longest: int = 512, **options: Any) -> Compressor:
+def compressor_of(
+    name: str, backbone: Backbone, ratio: int, longest: int = 512, most: int | None = None, **options: Any
+) -> Compressor:
     """The compressor of a method.
 
     Args:
@@ -83,13 +85,14 @@ def compressor_of(name: str, backbone: Backbone, ratio: int, longest: int = 512,
         backbone: Its width and depth replace those of the file: layers keep their share of the depth.
         ratio: Text tokens per virtual token; of a model that is used at several, the smallest.
         longest: Tokens of the longest segment; a method that learns a vector for each slot has enough of them.
+        most: Slots that a state which accumulates holds at most; None leaves the file's.
         **options: Replace arguments of the file; None leaves the file's.
 
     Raises:
         InputError: No such method.
         ConfigError: The class refuses its arguments.
     """
-    return cast(Compressor, build(_parts(name, backbone, ratio, longest, options)["compressor"], Compressor))
+    return cast(Compressor, build(_parts(name, backbone, ratio, options, longest, most)["compressor"], Compressor))
 
 
 def decoder_of(name: str, backbone: Backbone, ratio: int) -> Decoder:
@@ -100,7 +103,7 @@ def decoder_of(name: str, backbone: Backbone, ratio: int) -> Decoder:
         backbone: As in :func:`compressor_of`.
         ratio: As in :func:`compressor_of`.
     """
-    made = build(_parts(name, backbone, ratio, ratio, {})["decoder"], Decoder)
+    made = build(_parts(name, backbone, ratio, {})["decoder"], Decoder)
     if isinstance(made, ReversibleStack) and group_of(name) != "ours":
         return ReversibleStack([NoWords(ratio)])
     return cast(Decoder, made)
@@ -129,13 +132,17 @@ def _settings(name: str) -> DictConfig:
     return cast(DictConfig, OmegaConf.load(_file(name)))
 
 
-def _parts(name: str, backbone: Backbone, ratio: int, longest: int, options: dict[str, Any]) -> dict[str, Any]:
+def _parts(
+    name: str, backbone: Backbone, ratio: int, options: dict[str, Any], longest: int = 512, most: int | None = None
+) -> dict[str, Any]:
     """Compressor and decoder of the file, as plain data; what refers to the width or the ratio follows them."""
     settings = _settings(name).copy()
     arguments = settings.model.compressor.setdefault("init_args", {})
     taken = inspect.signature(class_of(name)).parameters
     depth = len(backbone.layers)
     fitting: dict[str, Any] = {"width": backbone.width, "ratio": ratio, "slots": slots_needed(longest, ratio)}
+    if most is not None:
+        fitting["most"] = most
     for key in ("write_layer", "read_layer"):
         if key in arguments:
             # One layer above the first at least, where the file has one: slots that are written have to attend.

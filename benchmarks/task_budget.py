@@ -14,7 +14,11 @@ class TaskBudget:
         layers: Its depth.
         heads: Its attention heads.
         reader_steps: Most steps of its own training on full text, which ends when it solves the task.
+        reader_step_tokens: Tokens of histories and questions in each of these, about.
         steps: Optimiser steps of a method.
+        held: Share of them, at most, in which the easiest level alone is trained, until it is solved.
+        solved_nll: Mean NLL of an answer's token below which it is.
+        rising: Share of the steps after that, over which everything harder comes in.
         step_tokens: Tokens of histories and questions a step, about.
         lr: Highest learning rate of a method.
         reader_lr: That of the small model on full text.
@@ -33,8 +37,12 @@ class TaskBudget:
     layers: int = 3
     heads: int = 2
     reader_steps: int = 3000
-    steps: int = 600
-    step_tokens: int = 2048
+    reader_step_tokens: int = 2048
+    steps: int = 1200
+    held: float = 0.5
+    solved_nll: float = 0.5
+    rising: float = 0.25
+    step_tokens: int = 1024
     lr: float = 2e-3
     reader_lr: float = 3e-3
     autoencode: float | None = None
@@ -54,9 +62,9 @@ class TaskBudget:
         The other tasks have fewer points and steps, so that three seeds of everything take hours and not a day.
         """
         if task == "associative_recall":
-            return cls(autoencode=0.5, steps=1000)
+            return cls(autoencode=0.5, steps=2000)
         return cls(
-            autoencode=0.5, steps=300 if task == "needle" else 600, ratios=(4, 16), segments=(4, 16),
+            autoencode=0.5, steps=600 if task == "needle" else 1200, ratios=(4, 16), segments=(4, 16),
             segment_ratios=(4,), examples=128, long_examples=32,
         )  # fmt: skip
 
@@ -64,9 +72,8 @@ class TaskBudget:
     def smoke(cls) -> TaskBudget:
         """Seconds: whether everything runs, nothing is learned."""
         return cls(
-            width=32, layers=2, reader_steps=4, steps=4, step_tokens=256, questions=2, train_segments=2, ratios=(4,),
-            segments=(2,), segment_ratios=(4,), examples=8,
-            long_examples=8,
+            width=32, layers=2, reader_steps=4, reader_step_tokens=256, steps=4, step_tokens=256, questions=2,
+            train_segments=2, ratios=(4,), segments=(2,), segment_ratios=(4,), examples=8, long_examples=8,
         )  # fmt: skip
 
     def examples_at(self, segments: int) -> int:

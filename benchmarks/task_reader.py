@@ -37,7 +37,9 @@ CHECKED = 64
 # Added to a seed whose weights have not solved the first level in half of the steps.
 OTHER_WEIGHTS = 1_000_000
 # What of a budget has a part in a start.
-READER_FIELDS = ("width", "layers", "heads", "reader_steps", "step_tokens", "reader_lr", "questions", "train_segments")
+READER_FIELDS = (
+    "width", "layers", "heads", "reader_steps", "reader_step_tokens", "reader_lr", "questions", "train_segments"
+)  # fmt: skip
 
 
 def backbone_of(model: LlamaForCausalLM) -> Backbone:
@@ -47,11 +49,16 @@ def backbone_of(model: LlamaForCausalLM) -> Backbone:
     return backbone
 
 
-def asked(examples: Examples) -> tuple[Tensor, Tensor]:
-    """All questions of each example with their answers, ``BX``, and ``bool BX``: the tokens of answers."""
+def asked(examples: Examples, first: int | None = None) -> tuple[Tensor, Tensor]:
+    """All questions of each example with their answers, ``BX``, and ``bool BX``: the first tokens of answers, or all.
+
+    Args:
+        examples: Any.
+        first: How many of each answer; None for all.
+    """
     ids_BMX = torch.cat([examples.question_BMQ, examples.answer_BMA], 2)
     answer_BMX = torch.zeros_like(ids_BMX, dtype=torch.bool)
-    answer_BMX[..., examples.question_BMQ.shape[2] :] = True
+    answer_BMX[..., examples.question_BMQ.shape[2] :][..., :first] = True
     return ids_BMX.flatten(1), answer_BMX.flatten(1)
 
 
@@ -147,7 +154,7 @@ def _train(model: LlamaForCausalLM, grid: Grid, seed: int, budget: TaskBudget) -
         value, segments = choice.choice(earlier) if again else levels[level]
         task = grid.build(value, segments, budget.questions)
         per_row = segments * task.segment_tokens + 4 * budget.questions
-        examples = task.draw(max(4, budget.step_tokens // per_row), generator)
+        examples = task.draw(max(4, budget.reader_step_tokens // per_row), generator)
         for group in optimizer.param_groups:
             group["lr"] = budget.reader_lr * min(1.0, (step + 1) / 30) * (0.1 if left else 1.0)
         loss, share, tokens = _read(model, examples)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -19,6 +20,12 @@ from r3mem import Backbone
 from tests.tiny_models import tiny_model
 
 pytest_plugins = ["pytester"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test and its fixtures draw is their own, whichever tests ran before them in their process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from r3mem.report.runs import Place
 COSTS = ("train_seconds", "train_tokens_per_second", "evaluation_seconds", "peak_mib", "parameters")
 # Figures beside the main one: how many tokens of an answer are right where hardly any answer is right as a whole.
 BESIDE = ("free_running_accuracy", "teacher_forced_accuracy")
+SOLVED = "steps to solve the easiest level, by seed"
 LEFT = ("method", "group")
 LEGEND = (
     "Mean ± sample standard deviation over seeds of the mean over all rows of a run; without ± there is one seed. More "
@@ -110,10 +111,12 @@ def _task(comparison: Comparison, task: str) -> list[str]:
     ratios = comparison.along(task, "ratio")
     by_ratio = [
         [method, *(str(comparison.score(task, method, None, places)) for places in ratios.values()),
-         *(_memory(comparison, task, method, places) for places in ratios.values()), *_costs(comparison, task, method)]
+         *(_memory(comparison, task, method, places) for places in ratios.values()), *_costs(comparison, task, method),
+         *_solved(comparison, task, method)]
         for method in comparison.methods
     ]  # fmt: skip
     columns = ["method", *(f"ratio {r}" for r in ratios), *(f"positions / bytes at {r}" for r in ratios), *COSTS]
+    columns += [SOLVED] if _held(comparison, task) else []
     parts = [f"\n## {task}\n", f"{comparison.metric[task]} by ratio, and what it cost.\n", _markdown(columns, by_ratio)]
     for figure in BESIDE:
         scores = {m: [comparison.score(task, m, figure, p) for p in ratios.values()] for m in comparison.methods}
@@ -136,6 +139,18 @@ def _memory(comparison: Comparison, task: str, method: str, places: Sequence[Pla
 
 def _costs(comparison: Comparison, task: str, method: str) -> list[str]:
     return [_number(comparison.cost(task, method, figure)) for figure in COSTS]
+
+
+def _solved(comparison: Comparison, task: str, method: str) -> list[str]:
+    """Steps after which the easiest level was solved, seed by seed; nothing where no method is held there."""
+    if not _held(comparison, task):
+        return []
+    found = [run.cost["solved_after"] for run in comparison.of(task, method) if "solved_after" in run.cost]
+    return [" / ".join("never" if steps is None else str(steps) for steps in found)]
+
+
+def _held(comparison: Comparison, task: str) -> bool:
+    return any("solved_after" in run.cost for method in comparison.methods for run in comparison.of(task, method))
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

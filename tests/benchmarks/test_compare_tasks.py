@@ -28,7 +28,7 @@ from r3mem.reversible import PositionBinding, ReversibleStack
 SMOKE = TaskBudget.smoke()
 COSTS = {
     "train_seconds", "train_tokens", "train_tokens_per_second", "parameters", "evaluation_seconds", "peak_mib",
-    "start_train_seconds", "start_train_tokens",
+    "start_train_seconds", "start_train_tokens", "solved_after",
 }  # fmt: skip
 
 
@@ -78,6 +78,7 @@ def test_the_reference_reads_the_text_itself(tmp_path: Path) -> None:
     result = run_task("needle", FULL_TEXT, 0, SMOKE, tmp_path)
     assert [row["positions"] for row in result["rows"]] == [row["history_tokens"] for row in result["rows"]]
     assert result["cost"]["train_seconds"] == result["cost"]["start_train_seconds"]
+    assert "solved_after" not in result["cost"]
 
 
 def test_the_start_is_trained_once_and_kept_beside_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +163,8 @@ def test_only_answers_are_learned() -> None:
     examples = AssociativeRecall(4, 1, None, 2).draw(3, generator_of(0, "train"))
     ids_BX, answer_BX = asked(examples)
     assert ids_BX[answer_BX].view(3, 2, 2).equal(examples.answer_BMA)
+    same_BX, first_BX = asked(examples, 1)
+    assert same_BX.equal(ids_BX) and same_BX[first_BX].view(3, 2).equal(examples.answer_BMA[..., 0])
     # The place before a token foretells it.
     logits_BXV = torch.full((*ids_BX.shape, 132), -9.0)
     logits_BXV[:, :-1].scatter_(2, ids_BX[:, 1:, None], 9.0)
@@ -174,6 +177,13 @@ def test_only_answers_are_learned() -> None:
 def test_all_weights_of_the_start_learn() -> None:
     backbone = backbone_of(small_llama(16, 2))
     assert all(p.requires_grad for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("task", ["associative_recall", "associative_recall_8"])
+@pytest.mark.parametrize("method", ["interleaved_tokens", "activation_beacon", "accumulating_summaries"])
+def test_no_memory_that_grows_with_the_history_is_cut_short(task: str, method: str) -> None:
+    model = compare_tasks._model(method, small_llama(16, 3), TASKS[task], TaskBudget.full("associative_recall"))
+    assert model.compressor.most == 64 * 64 // 4
 
 
 def learner(kind: type, **options: object) -> Learner:

@@ -43,6 +43,23 @@ def test_page_and_plots(
     assert not list(runs.rglob("README.md"))
 
 
+def test_steps_to_solve_the_easiest_level_are_told_seed_by_seed(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(monkeypatch, runs, "--out", tmp_path / "out")
+    assert "solve" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    for name, steps in (("a-seed0", 79), ("a-seed1", None), ("b-seed0", None), ("b-seed1", 8)):
+        (path,) = runs.rglob(f"{name}.json")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["cost"]["solved_after"] = steps
+        path.write_text(json.dumps(content), encoding="utf-8")
+    run(monkeypatch, runs, "--out", tmp_path / "out")
+    page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    header, _, *rows = page.split("and what it cost.\n\n")[1].split("\n\n")[0].splitlines()
+    told = [[cell.strip() for cell in line.strip("|").split("|")][-1] for line in (header, *rows)]
+    assert told == ["steps to solve the easiest level, by seed", "79 / never", "never / 8", ""]
+
+
 def test_tokens_that_are_right_stand_beside_whole_answers(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
