@@ -20,7 +20,7 @@ LEFT = ("method", "group")
 LEGEND = (
     "Mean ± sample standard deviation over seeds of the mean over all rows of a run; without ± there is one seed. More "
     "is better. missing: no whole run is there. Seeds that are missing are told, and a run that lacks rows counts as "
-    "missing where they belong."
+    "missing where they belong. Bars in the plots reach from the lowest seed to the highest."
 )
 
 

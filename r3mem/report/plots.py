@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from r3mem.report.comparison import Comparison
+from r3mem.report.comparison import Comparison, Score
 
 OURS = ("#c1121f", "#f77f00", "#7b2cbf", "#d81159")
 PEERS = ("#0077b6", "#2a9d8f", "#6a994e", "#3a0ca3", "#b08968", "#118ab2", "#5f0f40", "#8d99ae", "#40916c", "#577590")
@@ -84,15 +84,15 @@ def styles_of(comparison: Comparison) -> dict[str, dict[str, Any]]:
 
 
 def _lines(comparison: Comparison, task: str, panel: Any, axis: str, label: str) -> None:
-    """A line a method: means over seeds, with the spread as bars."""
+    """A line a method: means over seeds, with bars from the lowest seed to the highest."""
     along = comparison.along(task, axis)
     values = list(along)
     for method, style in styles_of(comparison).items():
         scores = [comparison.score(task, method, None, places) for places in along.values()]
-        drawn = [(v, s.mean, s.spread or 0.0) for v, s in zip(values, scores, strict=True) if s.values]
+        drawn = [(v, s) for v, s in zip(values, scores, strict=True) if s.values]
         if drawn:
-            x, y, spread = zip(*drawn, strict=True)
-            panel.errorbar(x, y, yerr=spread if any(spread) else None, elinewidth=0.8, capsize=2, **style)
+            x, found = zip(*drawn, strict=True)
+            panel.errorbar(x, [s.mean for s in found], yerr=_bars(found), elinewidth=0.8, capsize=2, **style)
     if min(values) > 0 and max(values) / min(values) >= 4:
         panel.set_xscale("log", base=2)
     panel.set_xticks(values, [str(value) for value in values])
@@ -108,7 +108,7 @@ def _points(comparison: Comparison, task: str, panel: Any, place: Callable[[str]
         if math.isfinite(x) and x > 0 and score.values:
             found.append(x)
             larger = {**style, "markersize": 1.4 * style.get("markersize", 7), "linestyle": "none"}
-            panel.errorbar([x], [score.mean], yerr=[[score.spread or 0.0]] * 2, elinewidth=0.8, **larger)
+            panel.errorbar([x], [score.mean], yerr=_bars([score]), elinewidth=0.8, **larger)
     if found and max(found) / min(found) > 3:
         from matplotlib.ticker import EngFormatter, LogLocator
 
@@ -117,6 +117,14 @@ def _points(comparison: Comparison, task: str, panel: Any, place: Callable[[str]
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.minorticks_off()
     panel.set_xlabel(label)
+
+
+def _bars(scores: Sequence[Score]) -> list[list[float]] | None:
+    """How far below and above each mean the seeds reach; nothing where there is one of each."""
+    if all(len(score.values) == 1 for score in scores):
+        return None
+    # A mean of equal figures may be off by its rounding.
+    return [[max(0.0, sign * (s.mean - of(s.values))) for s in scores] for sign, of in ((1, min), (-1, max))]
 
 
 @contextmanager

@@ -151,7 +151,7 @@ def test_a_suite_has_seeds_for_each_task_unless_told_others(tmp_path: Path, monk
         return {task: [run.seed for run in runs if run.task == task] for task in compare.TASKS}
 
     assert seeds() == {task: list(compare.SEEDS["full"][task]) for task in compare.TASKS}
-    assert seeds()["associative_recall"] == [7, 8, 9] and seeds()["retention"] == [0]
+    assert seeds()["associative_recall"] == [10, 11, 12] and seeds()["retention"] == [0]
     assert set(map(tuple, seeds("--seeds", "4", "7").values())) == {(4, 7)}
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from lightning_modules import command
+from r3mem.report.comparison import Score
+from r3mem.report.plots import _bars
 from tests.report.made_up import write_run
 
 
@@ -41,6 +43,12 @@ def test_page_and_plots(
     assert "quality-by-segments.png" not in pictures
     assert all(f"({name})" in page for name in pictures)
     assert not list(runs.rglob("README.md"))
+
+
+def test_bars_in_plots_reach_from_the_lowest_seed_to_the_highest() -> None:
+    below, above = _bars([Score((0.0, 0.2, 1.0), 3), Score((0.1, 0.1, 0.1), 3), Score((0.5,), 3)]) or []
+    assert below == pytest.approx([0.4, 0.0, 0.0]) and above == pytest.approx([0.6, 0.0, 0.0])
+    assert min(below + above) >= 0 and _bars([Score((0.5,), 1)]) is None
 
 
 def test_steps_to_solve_the_easiest_level_are_told_seed_by_seed(
