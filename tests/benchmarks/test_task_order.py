@@ -56,32 +56,28 @@ def test_what_is_solved_later_was_not_the_easiest_level() -> None:
     assert order.solved_after is None
 
 
+def trained(order: TrainingOrder, nlls: list[float], answer_tokens: int) -> list[int]:
+    """How many tokens of an answer steps with these losses train."""
+    found = []
+    for nll in nlls:
+        order.next()
+        found.append(order.trained_of(answer_tokens))
+        order.told(nll, answer_tokens)
+    return found
+
+
 def test_an_answer_comes_in_token_by_token_while_the_easiest_level_is_held() -> None:
     order = TrainingOrder(GRID, BUDGET, 0)
-
-    def trained(nll: float, steps: int) -> list[int]:
-        found = []
-        for _ in range(steps):
-            order.next()
-            found.append(order.trained_of(6))
-            order.told(nll, 6)
-        return found
-
-    assert trained(1.1, 30) == [1] * 30
+    assert trained(order, [1.1] * 30, 6) == [1] * 30
     # What was lost before the first token was solved does not count for the next.
-    assert trained(0.0, 71) == [1] * 11 + [2] * LOOKED_BACK + [4] * LOOKED_BACK + [6] * LOOKED_BACK
+    assert trained(order, [0.0] * 71, 6) == [1] * 11 + [2] * LOOKED_BACK + [4] * LOOKED_BACK + [6] * LOOKED_BACK
     assert order.solved_after == 101
-    assert trained(1.1, 10) == [6] * 10
+    assert trained(order, [1.1] * 10, 6) == [6] * 10
 
 
 def test_what_is_left_unsolved_is_trained_whole_from_then_on() -> None:
     order = TrainingOrder(GRID, BUDGET, 0)
-    found = []
-    for _ in range(400):
-        order.next()
-        found.append(order.trained_of(2))
-        order.told(1.1, 2)
-    assert found == [1] * 200 + [2] * 200 and order.solved_after is None
+    assert trained(order, [1.1] * 400, 2) == [1] * 200 + [2] * 200 and order.solved_after is None
 
 
 def test_an_order_follows_its_seed() -> None:
