@@ -75,14 +75,13 @@ class TextBudget:
     def full(cls, task: str) -> TextBudget:
         """Minutes a run on one CPU core: what a method gives soon, and what it costs. Texts have to be given.
 
-        Thirty thousand tokens taught no spelling (recall-cpu.json), so that `recall` trains for its costs alone, a step
-        at each ratio. It computes in float32: token by token, bfloat16 takes several times as long on a CPU without
-        AVX-512.
+        It computes in float32: bfloat16 takes several times as long on a CPU without AVX-512. Thirty thousand tokens
+        taught no spelling (recall-cpu.json), so that `recall` trains for its costs alone, a step at each ratio.
         """
-        budget = cls(texts=(), train_tokens=24_576, batch=2, passages=8, source_tokens=400_000)
+        budget = cls(dtype="float32", texts=(), source_tokens=400_000)
         if task == "recall":
-            return replace(budget, train_tokens=2_304, batch=1, recall_tokens=32, dtype="float32")
-        return budget
+            return replace(budget, train_tokens=2_304, passages=8)
+        return replace(budget, train_tokens=12_288, batch=2, passages=6)
 
     @classmethod
     def gpu(cls, task: str) -> TextBudget:
