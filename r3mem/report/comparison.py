@@ -46,6 +46,30 @@ class Score:
         return f"{shown}{lacking}{'*' if self.mixed else ''}{'†' if self.apart else ''}"
 
 
+@dataclass(frozen=True)
+class Duel:
+    """One of ours against the best peer or control at one row.
+
+    Attributes:
+        place: The row's place on the axes.
+        seed: None if the figures are means over seeds.
+        own: Figure of ours.
+        best: The best peer or control there.
+        other: Its figure.
+    """
+
+    place: Place
+    seed: int | None
+    own: float
+    best: str
+    other: float
+
+    @property
+    def behind(self) -> float:
+        """By how much ours is behind; negative if it is ahead."""
+        return self.other - self.own
+
+
 class Comparison:
     """All runs of a suite.
 
@@ -109,17 +133,23 @@ class Comparison:
             figure: Name of a figure of the rows; the task's metric if None.
             places: Of the rows; all of the task if None.
         """
-        wanted = self.places[task] if places is None else places
-        values, mixed, apart = [], False, False
+        found = self.by_seed(task, method, figure, places)
+        runs = [run for run in self.of(task, method) if run.seed in found]
+        mixed, apart = any(run.commit != self.commit for run in runs), any(run.path in self.apart for run in runs)
+        return Score(tuple(found.values()), len(self.seeds[task]), mixed, apart)
+
+    def by_seed(
+        self, task: str, method: str, figure: str | None = None, places: Sequence[Place] | None = None
+    ) -> dict[int, float]:
+        """What `score` is the mean of: the mean over rows of every seed that has all of them."""
+        wanted, out = self.places[task] if places is None else places, {}
         for run in self.of(task, method):
             rows = [_row(run, place) for place in wanted]
             found = [row.get(figure or run.metric) for row in rows if row is not None]
             numbers = [float(value) for value in found if isinstance(value, int | float)]
             if numbers and len(numbers) == len(wanted):
-                values.append(statistics.fmean(numbers))
-                mixed |= run.commit != self.commit
-                apart |= run.path in self.apart
-        return Score(tuple(values), len(self.seeds[task]), mixed, apart)
+                out[run.seed] = statistics.fmean(numbers)
+        return out
 
     def cost(self, task: str, method: str, figure: str) -> float:
         """Mean of a cost over seeds; NaN where it is not known."""
@@ -163,6 +193,34 @@ class Comparison:
                 if ours and best and found[best].mean > found[ours].mean:
                     out.append((task, where, best, found[best], ours, found[ours]))
         return out
+
+    def champion(self, task: str) -> str | None:
+        """That of ours whose mean over the task is best; None if no run of ours is whole."""
+        means = {m: self.score(task, m).mean for m in self.methods if self.group[m] == "ours"}
+        return max((m for m in means if not math.isnan(means[m])), key=means.__getitem__, default=None)
+
+    def duels(self, task: str) -> tuple[list[Duel], list[Duel]]:
+        """``champion`` against the best peer or control, row by row: at every seed, and in the mean over seeds.
+
+        Rows and seeds are left out where ours, or all of the others, have no figure.
+        """
+        ours = self.champion(task)
+        others = [m for m in self.methods if self.group[m] in ("peer", "control")]
+        each, means = list[Duel](), list[Duel]()
+        for place in self.places[task] if ours else []:
+            found = {m: self.by_seed(task, m, None, [place]) for m in (ours, *others) if m}
+            own = found.pop(ours)
+            for seed, value in own.items():
+                rivals = {m: values[seed] for m, values in found.items() if seed in values}
+                each += _duel(place, seed, value, rivals)
+            whole = {m: statistics.fmean(values.values()) for m, values in found.items() if values.keys() == own.keys()}
+            means += _duel(place, None, statistics.fmean(own.values()), whole) if own else []
+        return each, means
+
+
+def _duel(place: Place, seed: int | None, own: float, rivals: dict[str, float]) -> list[Duel]:
+    best = max(rivals, key=rivals.__getitem__, default=None)
+    return [Duel(place, seed, own, best, rivals[best])] if best else []
 
 
 def _apart(runs: Sequence[Run], task: str, seed: int) -> list[Run]:

@@ -128,8 +128,36 @@ def _task(comparison: Comparison, task: str) -> list[str]:
         if len(along) > 1:
             rows = [[m, *(str(comparison.score(task, m, None, p)) for p in along.values())] for m in comparison.methods]
             parts += [f"By {axis}.\n", _markdown(["method", *(f"{value} {axis}" for value in along)], rows)]
-    parts += ["Budget, the same for all: `" + json.dumps(comparison.budget[task], sort_keys=True) + "`."]
+    seeds = comparison.seeds[task]
+    if len(seeds) > 1:
+        each = [[m, *_by_seed(comparison, task, m)] for m in comparison.methods]
+        parts += ["By seed, the mean over all rows.\n", _markdown(["method", *(f"seed {seed}" for seed in seeds)], each)]
+    parts += [*_duels(comparison, task), "Budget, the same for all: `" + json.dumps(comparison.budget[task], sort_keys=True) + "`."]
     return parts
+
+
+def _by_seed(comparison: Comparison, task: str, method: str) -> list[str]:
+    found = comparison.by_seed(task, method)
+    return [f"{found[seed]:.3f}" if seed in found else "missing" for seed in comparison.seeds[task]]
+
+
+def _duels(comparison: Comparison, task: str) -> list[str]:
+    """Row by row, how often and by how much the best of ours is behind."""
+    each, means = comparison.duels(task)
+    if not each:
+        return []
+    behind = [duel for duel in each if duel.behind > 0]
+    told = (
+        f"Row by row, {comparison.champion(task)}, the best of ours over the whole task, against the best peer or "
+        f"control of each row: behind at {len(behind)} of {len(each)}"
+    )
+    if behind:
+        worst = max(behind, key=lambda duel: duel.behind)
+        where = ", ".join(f"{axis.replace('_', ' ')} {value}" for axis, value in worst.place)
+        told += f", most of all {worst.own:.3f} against {worst.other:.3f} of {worst.best} (seed {worst.seed}, {where})"
+    if len(comparison.seeds[task]) > 1:
+        told += f"; in the mean over seeds behind at {sum(d.behind > 0 for d in means)} of {len(means)}"
+    return [told + ".\n"]
 
 
 def _memory(comparison: Comparison, task: str, method: str, places: Sequence[Place]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from r3mem.report import Comparison, read_runs
-from r3mem.report.page import notes
+from r3mem.report.page import notes, page
 from tests.report.made_up import write_run
 
 
@@ -122,3 +122,30 @@ def test_costs(tmp_path: Path) -> None:
     found = compared(tmp_path)
     assert found.cost("copy", "gist", "train_seconds") == 3.0
     assert math.isnan(found.cost("copy", "gist", "peak_mib"))
+
+
+def test_rows_are_told_seed_by_seed(tmp_path: Path) -> None:
+    runs = {
+        # Best of ours over the whole task, not at each row.
+        "a": ("ours", [{(4, 8): 0.9, (4, 16): 0.5}, {(4, 8): 0.9, (4, 16): 0.6}]),
+        "z": ("ours", [{(4, 8): 0.1, (4, 16): 0.9}, {(4, 8): 0.1, (4, 16): 0.9}]),
+        "b": ("peer", [{(4, 8): 0.8, (4, 16): 0.6}, {(4, 8): 0.95, (4, 16): 0.3}]),
+        "c": ("control", [{(4, 8): 0.85, (4, 16): 0.1}, {(4, 8): 0.1}]),
+        "full_text": ("reference", [{(4, 1): 1.0}, {(4, 1): 1.0}]),
+    }
+    for method, (group, seeds) in runs.items():
+        for seed, values in enumerate(seeds):
+            write_run(tmp_path, "copy", method, seed, values, group=group)
+    found = compared(tmp_path)
+    assert found.champion("copy") == "a" and found.by_seed("copy", "c") == {0: pytest.approx(0.475)}
+    each, means = found.duels("copy")
+    told = {(dict(d.place)["ratio"], d.seed): (d.own, d.best, d.other) for d in each}
+    assert told == {
+        (8, 0): (0.9, "c", 0.85), (16, 0): (0.5, "b", 0.6), (8, 1): (0.9, "b", 0.95), (16, 1): (0.6, "b", 0.3),
+    }  # fmt: skip
+    # Of the other's mean only where it has every seed that ours has.
+    assert [(dict(d.place)["ratio"], d.best, round(d.behind, 6)) for d in means] == [(16, "b", -0.1), (8, "b", -0.025)]
+    told_on_page = page(found, [])
+    assert "behind at 2 of 4, most of all 0.500 against 0.600 of b (seed 0, " in told_on_page
+    assert "in the mean over seeds behind at 0 of 2." in told_on_page
+    assert "| c | 0.475 | missing |" in told_on_page and "| full_text | 1.000 | 1.000 |" in told_on_page
