@@ -108,9 +108,16 @@ def run_all(runs: Sequence[Run], command_of: Callable[[Run], list[str]], jobs: i
                     console.print(f"[red]failed:[/red] {run.name}", highlight=False)
                     console.print(why, markup=False, highlight=False)
 
-        for stage in (first, then):
-            with ThreadPoolExecutor(max_workers=jobs) as pool:
-                list(pool.map(make, stage))
+        with ThreadPoolExecutor(max_workers=jobs) as pool:
+            # They were submitted before whoever waits for them, so that they have a thread.
+            references_made = {run: pool.submit(make, run) for run in first}
+
+            def make_after_reference(run: Run) -> None:
+                if run.reference in references_made:
+                    references_made[run.reference].result()
+                make(run)
+
+            list(pool.map(make_after_reference, then))
     return failed
 
 

@@ -131,8 +131,10 @@ def _task(comparison: Comparison, task: str) -> list[str]:
     seeds = comparison.seeds[task]
     if len(seeds) > 1:
         each = [[m, *_by_seed(comparison, task, m)] for m in comparison.methods]
-        parts += ["By seed, the mean over all rows.\n", _markdown(["method", *(f"seed {seed}" for seed in seeds)], each)]
-    parts += [*_duels(comparison, task), "Budget, the same for all: `" + json.dumps(comparison.budget[task], sort_keys=True) + "`."]
+        columns = ["method", *(f"seed {seed}" for seed in seeds)]
+        parts += ["By seed, the mean over all rows.\n", _markdown(columns, each)]
+    budget = json.dumps(comparison.budget[task], sort_keys=True)
+    parts += [*_duels(comparison, task), f"Budget, the same for all: `{budget}`."]
     return parts
 
 

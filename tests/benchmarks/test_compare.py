@@ -95,6 +95,21 @@ def test_references_are_made_first_and_their_failure_is_passed_on(tmp_path: Path
     assert "not started: its reference needle/full_text-seed0 failed" in failing.said
 
 
+def test_a_run_waits_for_its_own_reference_alone(tmp_path: Path) -> None:
+    """The slow reference ends only once the run of the quick one is done, and would wait for it in vain before."""
+    quick, slow = Run(tmp_path, "copy", "full_text", 0), Run(tmp_path, "retention", "full_text", 0)
+    script = (
+        "import os, time\n"
+        f"other, end = {str(tmp_path / 'copy' / 'a-seed0.json')!r}, time.monotonic() + 60\n"
+        "while 'retention/full' in name and not os.path.exists(other) and time.monotonic() < end: time.sleep(0.01)\n"
+        "open(path, 'w').write(str(os.path.exists(other)))"
+    )
+    scripted = Scripted(tmp_path, script)
+    runs = [slow, quick, *scripted.runs("a", reference=quick), Run(tmp_path, "retention", "a", 0, slow)]
+    assert run_all(runs, scripted, 2, scripted.console) == []
+    assert slow.path.read_text() == "True" and scripted.made[-1] == "retention/a-seed0"
+
+
 def test_a_run_has_one_thread(tmp_path: Path) -> None:
     scripted = Scripted(tmp_path, "import os; open(path, 'w').write(os.environ['OMP_NUM_THREADS'])")
     (run,) = scripted.runs("a")
