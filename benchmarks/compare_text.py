@@ -76,12 +76,13 @@ class TextBudget:
         """Minutes a run on one CPU core: what a method gives soon, and what it costs. Texts have to be given.
 
         It computes in float32: bfloat16 takes several times as long on a CPU without AVX-512. Thirty thousand tokens
-        taught no spelling (recall-cpu.json), so that `recall` trains for its costs alone, a step at each ratio.
+        taught no spelling (recall-cpu.json), so that `recall` trains for its costs alone, a step at each ratio;
+        `retention` has two at each.
         """
         budget = cls(dtype="float32", texts=(), source_tokens=400_000)
         if task == "recall":
             return replace(budget, train_tokens=2_304, passages=8)
-        return replace(budget, train_tokens=12_288, batch=2, passages=6)
+        return replace(budget, train_tokens=9_216, batch=2, passages=4)
 
     @classmethod
     def gpu(cls, task: str) -> TextBudget:
