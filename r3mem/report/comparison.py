@@ -47,7 +47,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Duel:
+class HeadToHead:
     """One of ours against the best peer or control at one row.
 
     Attributes:
@@ -194,33 +194,36 @@ class Comparison:
                     out.append((task, where, best, found[best], ours, found[ours]))
         return out
 
-    def champion(self, task: str) -> str | None:
+    def best_of_ours(self, task: str) -> str | None:
         """That of ours whose mean over the task is best; None if no run of ours is whole."""
         means = {m: self.score(task, m).mean for m in self.methods if self.group[m] == "ours"}
         return max((m for m in means if not math.isnan(means[m])), key=means.__getitem__, default=None)
 
-    def duels(self, task: str) -> tuple[list[Duel], list[Duel]]:
-        """``champion`` against the best peer or control, row by row: at every seed, and in the mean over seeds.
+    def head_to_head(self, task: str) -> tuple[list[HeadToHead], list[HeadToHead]]:
+        """``best_of_ours`` against the best peer or control, row by row: at every seed, and in the mean over seeds.
 
         Rows and seeds are left out where ours, or all of the others, have no figure.
         """
-        ours = self.champion(task)
+        ours = self.best_of_ours(task)
+        if ours is None:
+            return [], []
         others = [m for m in self.methods if self.group[m] in ("peer", "control")]
-        each, means = list[Duel](), list[Duel]()
-        for place in self.places[task] if ours else []:
-            found = {m: self.by_seed(task, m, None, [place]) for m in (ours, *others) if m}
+        each, means = list[HeadToHead](), list[HeadToHead]()
+        for place in self.places[task]:
+            found = {m: self.by_seed(task, m, None, [place]) for m in (ours, *others)}
             own = found.pop(ours)
             for seed, value in own.items():
                 rivals = {m: values[seed] for m, values in found.items() if seed in values}
-                each += _duel(place, seed, value, rivals)
+                each += _pair(place, seed, value, rivals)
             whole = {m: statistics.fmean(values.values()) for m, values in found.items() if values.keys() == own.keys()}
-            means += _duel(place, None, statistics.fmean(own.values()), whole) if own else []
+            means += _pair(place, None, statistics.fmean(own.values()), whole) if own else []
         return each, means
 
 
-def _duel(place: Place, seed: int | None, own: float, rivals: dict[str, float]) -> list[Duel]:
+def _pair(place: Place, seed: int | None, own: float, rivals: dict[str, float]) -> list[HeadToHead]:
+    """At most one; none where there is no rival."""
     best = max(rivals, key=rivals.__getitem__, default=None)
-    return [Duel(place, seed, own, best, rivals[best])] if best else []
+    return [HeadToHead(place, seed, own, best, rivals[best])] if best else []
 
 
 def _apart(runs: Sequence[Run], task: str, seed: int) -> list[Run]:

@@ -134,7 +134,7 @@ def _task(comparison: Comparison, task: str) -> list[str]:
         columns = ["method", *(f"seed {seed}" for seed in seeds)]
         parts += ["By seed, the mean over all rows.\n", _markdown(columns, each)]
     budget = json.dumps(comparison.budget[task], sort_keys=True)
-    parts += [*_duels(comparison, task), f"Budget, the same for all: `{budget}`."]
+    parts += [*_head_to_head(comparison, task), f"Budget, the same for all: `{budget}`."]
     return parts
 
 
@@ -143,18 +143,18 @@ def _by_seed(comparison: Comparison, task: str, method: str) -> list[str]:
     return [f"{found[seed]:.3f}" if seed in found else "missing" for seed in comparison.seeds[task]]
 
 
-def _duels(comparison: Comparison, task: str) -> list[str]:
+def _head_to_head(comparison: Comparison, task: str) -> list[str]:
     """Row by row, how often and by how much the best of ours is behind."""
-    each, means = comparison.duels(task)
+    each, means = comparison.head_to_head(task)
     if not each:
         return []
-    behind = [duel for duel in each if duel.behind > 0]
+    behind = [pair for pair in each if pair.behind > 0]
     told = (
-        f"Row by row, {comparison.champion(task)}, the best of ours over the whole task, against the best peer or "
+        f"Row by row, {comparison.best_of_ours(task)}, the best of ours over the whole task, against the best peer or "
         f"control of each row: behind at {len(behind)} of {len(each)}"
     )
     if behind:
-        worst = max(behind, key=lambda duel: duel.behind)
+        worst = max(behind, key=lambda pair: pair.behind)
         where = ", ".join(f"{axis.replace('_', ' ')} {value}" for axis, value in worst.place)
         told += f", most of all {worst.own:.3f} against {worst.other:.3f} of {worst.best} (seed {worst.seed}, {where})"
     if len(comparison.seeds[task]) > 1:

@@ -137,8 +137,8 @@ def test_rows_are_told_seed_by_seed(tmp_path: Path) -> None:
         for seed, values in enumerate(seeds):
             write_run(tmp_path, "copy", method, seed, values, group=group)
     found = compared(tmp_path)
-    assert found.champion("copy") == "a" and found.by_seed("copy", "c") == {0: pytest.approx(0.475)}
-    each, means = found.duels("copy")
+    assert found.best_of_ours("copy") == "a" and found.by_seed("copy", "c") == {0: pytest.approx(0.475)}
+    each, means = found.head_to_head("copy")
     told = {(dict(d.place)["ratio"], d.seed): (d.own, d.best, d.other) for d in each}
     assert told == {
         (8, 0): (0.9, "c", 0.85), (16, 0): (0.5, "b", 0.6), (8, 1): (0.9, "b", 0.95), (16, 1): (0.6, "b", 0.3),
