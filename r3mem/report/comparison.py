@@ -11,6 +11,9 @@ from typing import Any
 
 from r3mem.report.runs import DIFFICULTY, GROUPS, Place, Run
 
+# Groups that are held against each other.
+OURS, OTHERS = ("ours",), ("peer", "control")
+
 
 @dataclass(frozen=True)
 class Score:
@@ -185,29 +188,27 @@ class Comparison:
                 along = self.along(task, axis)
                 parts |= {f"{axis} {value}": places for value, places in along.items() if len(along) > 1}
             for where, places in parts.items():
-                scores = {m: self.score(task, m, None, places) for m in self.methods}
-                found = {m: score for m, score in scores.items() if score.values}
-                ours = max((m for m in found if self.group[m] == "ours"), key=lambda m: found[m].mean, default=None)
-                others = [m for m in found if self.group[m] in ("peer", "control")]
-                best = max(others, key=lambda m: found[m].mean, default=None)
-                if ours and best and found[best].mean > found[ours].mean:
-                    out.append((task, where, best, found[best], ours, found[ours]))
+                ours, other = self.best(task, OURS, places), self.best(task, OTHERS, places)
+                if ours and other:
+                    own, score = self.score(task, ours, None, places), self.score(task, other, None, places)
+                    if score.mean > own.mean:
+                        out.append((task, where, other, score, ours, own))
         return out
 
-    def best_of_ours(self, task: str) -> str | None:
-        """That of ours whose mean over the task is best; None if no run of ours is whole."""
-        means = {m: self.score(task, m).mean for m in self.methods if self.group[m] == "ours"}
+    def best(self, task: str, groups: Sequence[str], places: Sequence[Place] | None = None) -> str | None:
+        """The method of some groups whose mean is best, over a task or over rows of it; None if no run is whole."""
+        means = {m: self.score(task, m, None, places).mean for m in self.methods if self.group[m] in groups}
         return max((m for m in means if not math.isnan(means[m])), key=means.__getitem__, default=None)
 
     def head_to_head(self, task: str) -> tuple[list[HeadToHead], list[HeadToHead]]:
-        """``best_of_ours`` against the best peer or control, row by row: at every seed, and in the mean over seeds.
+        """The best of ours over the task against the best peer or control of each row: every seed, and their mean.
 
         Rows and seeds are left out where ours, or all of the others, have no figure.
         """
-        ours = self.best_of_ours(task)
+        ours = self.best(task, OURS)
         if ours is None:
             return [], []
-        others = [m for m in self.methods if self.group[m] in ("peer", "control")]
+        others = [m for m in self.methods if self.group[m] in OTHERS]
         each, means = list[HeadToHead](), list[HeadToHead]()
         for place in self.places[task]:
             found = {m: self.by_seed(task, m, None, [place]) for m in (ours, *others)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from r3mem.report.comparison import Comparison
+from r3mem.report.comparison import OURS, Comparison
 from r3mem.report.runs import Place
 
 COSTS = ("train_seconds", "train_tokens_per_second", "evaluation_seconds", "peak_mib", "parameters")
@@ -150,7 +150,7 @@ def _head_to_head(comparison: Comparison, task: str) -> list[str]:
         return []
     behind = [pair for pair in each if pair.behind > 0]
     told = (
-        f"Row by row, {comparison.best_of_ours(task)}, the best of ours over the whole task, against the best peer or "
+        f"Row by row, {comparison.best(task, OURS)}, the best of ours over the whole task, against the best peer or "
         f"control of each row: behind at {len(behind)} of {len(each)}"
     )
     if behind:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from r3mem.report import Comparison, read_runs
+from r3mem.report.comparison import OURS
 from r3mem.report.page import notes, page
 from tests.report.made_up import write_run
 
@@ -137,7 +138,7 @@ def test_rows_are_told_seed_by_seed(tmp_path: Path) -> None:
         for seed, values in enumerate(seeds):
             write_run(tmp_path, "copy", method, seed, values, group=group)
     found = compared(tmp_path)
-    assert found.best_of_ours("copy") == "a" and found.by_seed("copy", "c") == {0: pytest.approx(0.475)}
+    assert found.best("copy", OURS) == "a" and found.by_seed("copy", "c") == {0: pytest.approx(0.475)}
     each, means = found.head_to_head("copy")
     told = {(dict(d.place)["ratio"], d.seed): (d.own, d.best, d.other) for d in each}
     assert told == {
