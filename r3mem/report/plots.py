@@ -113,7 +113,8 @@ def _points(comparison: Comparison, task: str, panel: Any, place: Callable[[str]
         from matplotlib.ticker import EngFormatter, LogLocator
 
         panel.set_xscale("log")
-        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        # Over more than three decades, labels at 2 and 5 run into each other.
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(found) / min(found) < 1000 else (1,)))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.minorticks_off()
     panel.set_xlabel(label)
