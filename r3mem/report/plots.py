@@ -109,12 +109,12 @@ def _points(comparison: Comparison, task: str, panel: Any, place: Callable[[str]
             found.append(x)
             larger = {**style, "markersize": 1.4 * style.get("markersize", 7), "linestyle": "none"}
             panel.errorbar([x], [score.mean], yerr=_bars([score]), elinewidth=0.8, **larger)
-    if found and max(found) / min(found) > 3:
+    if found and (span := max(found) / min(found)) > 3:
         from matplotlib.ticker import EngFormatter, LogLocator
 
         panel.set_xscale("log")
         # Over more than three decades, labels at 2 and 5 run into each other.
-        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(found) / min(found) < 1000 else (1,)))
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 1000 else (1,)))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.minorticks_off()
     panel.set_xlabel(label)
