@@ -64,26 +64,44 @@ class Learner:
         self.model.exact.use(decoder)
         self.model.compressor.ratio = ratio
 
-    def remember(self, history_BTN: Tensor, steps: list[Any] | None = None) -> MemoryState:
-        """What is remembered of histories, segment by segment.
+    def remember(self, history_BTN: Tensor) -> tuple[MemoryState, list[MemoryState]]:
+        """What is remembered of histories, and the memory of each of their segments.
 
-        A method that writes nothing of what it has read keeps the memories of all segments, one after the other.
+        Segments are written side by side where none depends on another. A method that writes nothing of what it has
+        read keeps the memories of all segments, one after the other.
 
         Args:
             history_BTN: The segments.
-            steps: Every segment's step is appended.
         """
-        compressor, state, made = self.model.compressor, None, []
-        for history_BN in history_BTN.unbind(1):
-            step = self.model.step(Segments.whole(history_BN), state, logits=False)
-            state = compressor.next_state(state, step.state)
-            made.append(step)
-        if steps is not None:
-            steps.extend(made)
+        compressor, (n_examples, n_segments, _) = self.model.compressor, history_BTN.shape
+        state, made = None, list[MemoryState]()
+        if compressor.recurrent:
+            for history_BN in history_BTN.unbind(1):
+                made.append(self.model.step(Segments.whole(history_BN), state, logits=False).state)
+                state = compressor.next_state(state, made[-1])
+        else:
+            all_of_them = self.model.step(Segments.whole(history_BTN.flatten(0, 1)), None, logits=False).state
+            first_B = torch.arange(n_examples) * n_segments
+            made = [all_of_them.rows(first_B + t) for t in range(n_segments)]
+            if compressor.accumulates:
+                for own in made:
+                    state = compressor.next_state(state, own)
+            else:
+                state = MemoryState.one_after_the_other([own.slots_BKD for own in made], compressor.ratio)
         assert state is not None
-        if not compressor.recurrent and not compressor.accumulates:
-            state = MemoryState.one_after_the_other([step.state.slots_BKD for step in made], compressor.ratio)
-        return state
+        return state, made
+
+    def spelling_nll(self, history_BTN: Tensor, made: list[MemoryState]) -> Tensor:
+        """Mean negative log-likelihood of histories, each segment spelt out from its own memory.
+
+        Args:
+            history_BTN: The segments.
+            made: What :meth:`remember` gave of each.
+        """
+        slots, lengths = torch.cat([own.slots_BKD for own in made]), torch.cat([own.lengths_B for own in made])
+        text = Segments.whole(history_BTN.transpose(0, 1).flatten(0, 1))
+        spelt, count = spelling_nll(self.model.spelling(text, MemoryState(slots, lengths, made[0].ratio)), text)
+        return spelt / count
 
 
 def run_task(task: str, method: str, seed: int, budget: TaskBudget, starts: Path) -> dict[str, Any]:
@@ -155,19 +173,12 @@ def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBud
     def loss(step: int, drawn: tuple[Point, Examples]) -> tuple[Tensor, Tensor]:
         point, examples = drawn
         learner.use(point.ratio)
-        steps: list[Any] = []
-        state = learner.remember(examples.history_BTN, steps)
+        state, made = learner.remember(examples.history_BTN)
         answer_tokens = examples.answer_BMA.shape[2]
         ids_BX, answer_BX = asked(examples, order.trained_of(answer_tokens))
         nll, _ = answer_nll(model.likelihood(Segments.whole(ids_BX), state), ids_BX, answer_BX)
         order.told(float(nll.detach()), answer_tokens)
-        total = nll
-        if spelling:
-            for history_BN, made in zip(examples.history_BTN.unbind(1), steps, strict=True):
-                text = Segments.whole(history_BN)
-                spelt, count = spelling_nll(model.spelling(text, made.state), text)
-                total = total + spelling * spelt / count / len(steps)
-        return total, nll
+        return nll + (spelling * learner.spelling_nll(examples.history_BTN, made) if spelling else 0.0), nll
 
     def tokens(drawn: tuple[Point, Examples]) -> int:
         return drawn[1].history_BTN.numel() + asked(drawn[1])[0].numel()
@@ -204,8 +215,7 @@ def _row(
     reread = learner.share > 0 and point.segments <= budget.train_segments
     positions = size = 0
     for part in _pieces(grid, point, seed, budget):
-        steps: list[Any] = []
-        state = learner.remember(part.history_BTN, steps)
+        state, made = learner.remember(part.history_BTN)
         state = dataclasses.replace(state, slots_BKD=state.slots_BKD.half().float())
         positions = int(model.compressor.read(state).mask_BP.sum(1).max())
         # What is never read is no memory.
@@ -213,7 +223,7 @@ def _row(
         found_BA = _spelt(lambda text, state=state: model.likelihood(text, state), part)
         equal.append(found_BA == part.answer_BMA[:, 0])
         if reread:
-            read_BTN = torch.stack([_recalled(model, step.state) for step in steps], 1)
+            read_BTN = torch.stack([_recalled(model, own) for own in made], 1)
             words += int((read_BTN == part.history_BTN).sum())
             tokens += read_BTN.numel()
             found_BA = _spelt(_after(reader, read_BTN), part)

@@ -22,7 +22,8 @@ from task_reader import answer_nll, asked, backbone_of, trained_reader
 from datamodules.synthetic import AssociativeRecall, generator_of
 from datamodules.synthetic.small_llama import small_llama
 from r3mem import InputError, R3Mem, Segments
-from r3mem.compressors import EdgePool, NoMemory, VirtualTokens
+from r3mem.compressors import Compressor, EdgePool, InterleavedTokens, NoMemory, RecurrentMemory, VirtualTokens
+from r3mem.objectives import spelling_nll
 from r3mem.reversible import PositionBinding, ReversibleStack
 
 SMOKE = TaskBudget.smoke()
@@ -116,7 +117,7 @@ def test_a_start_is_trained_until_all_its_levels_are_solved_at_once(
     monkeypatch.setattr("task_reader.SOLVED", -1.0)
     monkeypatch.setattr("task_reader.SETTLING", 2)
     answers = iter([[(8, 1)]] * rounds + [[]])
-    monkeypatch.setattr("task_reader._lost", lambda *_: next(answers))
+    monkeypatch.setattr("task_reader._Lessons._unsolved", lambda *_: next(answers))
     drawn: list[int] = []
     read = task_reader._read
     monkeypatch.setattr("task_reader._read", lambda *a: drawn.append(1) or read(*a))
@@ -125,32 +126,42 @@ def test_a_start_is_trained_until_all_its_levels_are_solved_at_once(
     assert len(drawn) == levels + 2 * (rounds + 1) and next(answers, "none left") == "none left"
 
 
-def test_weights_that_solve_nothing_in_half_of_the_steps_are_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    grid, made = TASKS["copy"], list[int]()
+def test_weights_that_do_not_solve_the_first_level_are_drawn_anew_and_have_all_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grid, budget, made = TASKS["copy"], dataclasses.replace(SMOKE, reader_steps=12), list[int]()
 
     def drawn(width: int, layers: int, heads: int, seed: int) -> LlamaForCausalLM:
         made.append(seed)
         return small_llama(width, layers, heads, seed)
 
+    rates: list[float] = []
+    stepped = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW) -> None:
+        rates.append(self.param_groups[0]["lr"])
+        stepped(self)
+
     monkeypatch.setattr("task_reader.small_llama", drawn)
+    monkeypatch.setattr("torch.optim.AdamW.step", step)
     first = small_llama(32, 2, 2, 3)
-    task_reader._train(first, grid, 3, dataclasses.replace(SMOKE, reader_steps=8))
-    assert made == [3 + task_reader.OTHER_WEIGHTS]
-    # They are trained from there on as if they had been drawn first.
+    _, lost = task_reader._train(first, grid, 3, budget)
+    assert made == [3 + task_reader.OTHER_WEIGHTS] and lost == task_reader._levels(grid, budget)
+    # Ten steps of the first weights and twelve of the others, whose learning rate rises anew.
+    assert len(rates) == 10 + 12 and rates[10:20] == rates[:10] == sorted(rates[:10])
     moved = [(first.state_dict()[n] - p).abs().max() for n, p in small_llama(32, 2, 2, made[0]).named_parameters()]
     assert 0 < max(moved) < 4 * SMOKE.reader_lr
     monkeypatch.setattr("task_reader.SOLVED", -1.0)
-    task_reader._train(small_llama(32, 2, 2, 3), grid, 3, dataclasses.replace(SMOKE, reader_steps=8))
-    assert len(made) == 1
+    task_reader._train(small_llama(32, 2, 2, 3), grid, 3, budget)
+    assert len(made) == 1 and len(rates) <= 22 + 12
 
 
 def test_levels_that_are_not_solved_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     grid, model = TASKS["copy"], small_llama(32, 2)
-    levels = task_reader._levels(grid, SMOKE)
-    assert levels == [(8, 1), (16, 1), (16, 2), (32, 1)]
-    assert task_reader._lost(model, levels, grid, 0, SMOKE) == levels
+    lessons = task_reader._Lessons(model, grid, 0, SMOKE)
+    assert lessons.levels == [(8, 1), (16, 1), (16, 2), (32, 1)] == lessons._unsolved()
     monkeypatch.setattr("task_reader.SOLVED", -1.0)
-    assert task_reader._lost(model, levels, grid, 0, SMOKE) == []
+    assert lessons._unsolved() == []
 
 
 def test_tokens_that_are_right_are_told_where_an_answer_has_several() -> None:
@@ -203,15 +214,45 @@ def test_words_are_left_out_where_they_have_no_room_and_come_back() -> None:
 
 def test_a_method_that_writes_nothing_of_what_it_reads_keeps_all_segments() -> None:
     history_BTN = AssociativeRecall(4, 3, 16).draw(2, generator_of(0, "train")).history_BTN
-    one = learner(VirtualTokens, write_layer=2, read_layer=1).remember(history_BTN)
+    one, _ = learner(VirtualTokens, write_layer=2, read_layer=1).remember(history_BTN)
     assert one.slots_BKD.shape == (2, 4, 16)
     edges = learner(EdgePool)
-    steps: list[object] = []
-    kept = edges.remember(history_BTN, steps)
-    assert kept.slots_BKD.shape == (2, 12, 16) and len(steps) == 3
+    kept, made = edges.remember(history_BTN)
+    assert kept.slots_BKD.shape == (2, 12, 16) and len(made) == 3
     last = edges.model.step(Segments.whole(history_BTN[:, 2]), None, logits=False).state
     torch.testing.assert_close(kept.slots_BKD[:, 8:], last.slots_BKD, atol=1e-4, rtol=1e-4)
-    assert learner(NoMemory).remember(history_BTN).slots_BKD.shape == (2, 12, 16)
+    assert learner(NoMemory).remember(history_BTN)[0].slots_BKD.shape == (2, 12, 16)
+
+
+@pytest.mark.parametrize("compressor", [EdgePool, InterleavedTokens])
+def test_segments_that_do_not_depend_on_each_other_are_written_side_by_side(compressor: type[Compressor]) -> None:
+    history_BTN = AssociativeRecall(4, 3, 16).draw(2, generator_of(0, "train")).history_BTN
+    learned = learner(compressor)
+    passes: list[int] = []
+    learned.model.backbone.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    kept, made = learned.remember(history_BTN)
+    assert passes == [1]
+    state = None
+    for own, history_BN in zip(made, history_BTN.unbind(1), strict=True):
+        alone = learned.model.step(Segments.whole(history_BN), state, logits=False).state
+        torch.testing.assert_close(own.slots_BKD, alone.slots_BKD, atol=1e-4, rtol=1e-4)
+        assert own.lengths_B.tolist() == alone.lengths_B.tolist()
+        state = learned.model.compressor.next_state(state, alone)
+    assert kept.segment_BK is not None and kept.segment_BK.tolist() == [[t for t in range(3) for _ in range(4)]] * 2
+    torch.testing.assert_close(kept.slots_BKD, torch.cat([own.slots_BKD for own in made], 1))
+
+
+@pytest.mark.parametrize("compressor", [RecurrentMemory, InterleavedTokens])
+def test_segments_are_spelt_at_once_as_they_would_be_one_by_one(compressor: type[Compressor]) -> None:
+    history_BTN = AssociativeRecall(4, 3, 16).draw(2, generator_of(0, "train")).history_BTN
+    learned = learner(compressor)
+    _, made = learned.remember(history_BTN)
+    one_by_one = []
+    for own, history_BN in zip(made, history_BTN.unbind(1), strict=True):
+        text = Segments.whole(history_BN)
+        total, count = spelling_nll(learned.model.spelling(text, own), text)
+        one_by_one.append(total / count)
+    torch.testing.assert_close(learned.spelling_nll(history_BTN, made), torch.stack(one_by_one).mean())
 
 
 def test_answers_are_spelt_one_token_after_the_other() -> None:
