@@ -62,14 +62,15 @@ class TextBudget:
     train_tokens: int = 3 * WINDOW
     batch: int = 1
     lr: float = 5e-4
-    passages: int = 2
+    passages: int = 1
     recall_tokens: int = 32
     source_tokens: int = 60_000
 
     @classmethod
     def smoke(cls, task: str) -> TextBudget:
         """Shows that a method runs, on any CPU in minutes; its figures rank nothing."""
-        return cls(dtype="float32", ratios=(4, 16), train_tokens=2 * WINDOW, recall_tokens=16)
+        steps = 1 if task == "recall" else 2
+        return cls(dtype="float32", ratios=(4, 16), train_tokens=steps * WINDOW, recall_tokens=16)
 
     @classmethod
     def full(cls, task: str) -> TextBudget:
