@@ -133,6 +133,7 @@ def _task(comparison: Comparison, task: str) -> list[str]:
         each = [[m, *_by_seed(comparison, task, m)] for m in comparison.methods]
         columns = ["method", *(f"seed {seed}" for seed in seeds)]
         parts += ["By seed, the mean over all rows.\n", _markdown(columns, each)]
+    parts += _minutes(comparison, task)
     budget = json.dumps(comparison.budget[task], sort_keys=True)
     parts += [*_head_to_head(comparison, task), f"Budget, the same for all: `{budget}`."]
     return parts
@@ -141,6 +142,15 @@ def _task(comparison: Comparison, task: str) -> list[str]:
 def _by_seed(comparison: Comparison, task: str, method: str) -> list[str]:
     found = comparison.by_seed(task, method)
     return [f"{found[seed]:.3f}" if seed in found else "missing" for seed in comparison.seeds[task]]
+
+
+def _minutes(comparison: Comparison, task: str) -> list[str]:
+    """What all runs of each seed took together; nothing where a run does not tell."""
+    spent = {seed: 0.0 for seed in comparison.seeds[task]}
+    for run in (run for method in comparison.methods for run in comparison.of(task, method)):
+        spent[run.seed] += run.cost.get("wall_seconds", math.nan) / 60
+    told = ", ".join(f"{minutes:,.1f} (seed {seed})" for seed, minutes in spent.items() if not math.isnan(minutes))
+    return [f"Minutes of all runs, as if one followed the other, imports left out: {told}.\n"] if told else []
 
 
 def _head_to_head(comparison: Comparison, task: str) -> list[str]:

@@ -85,6 +85,17 @@ def test_tokens_that_are_right_stand_beside_whole_answers(
     assert "teacher_forced_accuracy" not in page
 
 
+def test_minutes_of_all_runs_of_a_seed_are_told(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in [*runs.rglob("*-seed0.json"), runs / "copy" / "a-seed1.json"]:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["cost"]["wall_seconds"] = 90.0
+        path.write_text(json.dumps(content), encoding="utf-8")
+    run(monkeypatch, runs, "--out", tmp_path / "out")
+    page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    # Not of a seed of which a run does not tell it.
+    assert "imports left out: 4.5 (seed 0).\n" in page
+
+
 def test_strict_refuses_what_is_not_whole(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
