@@ -80,9 +80,9 @@ class Learner:
                 made.append(self.model.step(Segments.whole(history_BN), state, logits=False).state)
                 state = compressor.next_state(state, made[-1])
         else:
-            all_of_them = self.model.step(Segments.whole(history_BTN.flatten(0, 1)), None, logits=False).state
+            written = self.model.step(Segments.whole(history_BTN.flatten(0, 1)), None, logits=False).state
             first_B = torch.arange(n_examples) * n_segments
-            made = [all_of_them.rows(first_B + t) for t in range(n_segments)]
+            made = [written.rows(first_B + t) for t in range(n_segments)]
             if compressor.accumulates:
                 for own in made:
                     state = compressor.next_state(state, own)
@@ -98,9 +98,10 @@ class Learner:
             history_BTN: The segments.
             made: What :meth:`remember` gave of each.
         """
-        slots, lengths = torch.cat([own.slots_BKD for own in made]), torch.cat([own.lengths_B for own in made])
+        slots_BKD, lengths_B = torch.cat([own.slots_BKD for own in made]), torch.cat([own.lengths_B for own in made])
         text = Segments.whole(history_BTN.transpose(0, 1).flatten(0, 1))
-        spelt, count = spelling_nll(self.model.spelling(text, MemoryState(slots, lengths, made[0].ratio)), text)
+        memory = MemoryState(slots_BKD, lengths_B, made[0].ratio)
+        spelt, count = spelling_nll(self.model.spelling(text, memory), text)
         return spelt / count
 
 
