@@ -98,10 +98,8 @@ class Learner:
             history_BTN: The segments.
             made: What :meth:`remember` gave of each.
         """
-        slots_BKD, lengths_B = torch.cat([own.slots_BKD for own in made]), torch.cat([own.lengths_B for own in made])
         text = Segments.whole(history_BTN.transpose(0, 1).flatten(0, 1))
-        memory = MemoryState(slots_BKD, lengths_B, made[0].ratio)
-        spelt, count = spelling_nll(self.model.spelling(text, memory), text)
+        spelt, count = spelling_nll(self.model.spelling(text, MemoryState.stacked(made)), text)
         return spelt / count
 
 

@@ -85,14 +85,13 @@ def measure(model: Any, windows: list[list[int]], ratio: int) -> dict[str, Any]:
     if texts != histories:
         raise RuntimeError("recall with corrections returned another text")
     text = Segments.pad([w[HISTORY:] for w in windows])
-    states = [model.state(memory) for memory in memories]
-    slots_BKD, lengths_B = torch.cat([s.slots_BKD for s in states]), torch.cat([s.lengths_B for s in states])
+    state = MemoryState.stacked([model.state(memory) for memory in memories])
     tokens = len(windows) * HISTORY
     return {
         "ratio": ratio, "positions": memories[0].n_slots,
         "recall_exact_match": sum(not any(m.wrong) for m in memories) / len(memories),
         "correction_bits_per_token": sum(m.correction_bits for m in memories) / tokens,
-        "ppl_memory": _perplexity(model.likelihood(text, MemoryState(slots_BKD, lengths_B, ratio)), text),
+        "ppl_memory": _perplexity(model.likelihood(text, state), text),
         "ppl_last_n": perplexity_after(model, windows, HISTORY // ratio),
         "memory_bytes": sum(m.nbytes for m in memories) // len(memories),
         "text_bytes": sum(len(model.backbone.tokenizer.decode(h).encode()) for h in histories) // len(histories),

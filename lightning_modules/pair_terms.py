@@ -84,7 +84,7 @@ class PairTerms:
         """Likelihood of segments, each given the memory of the one before."""
         for ratio in dict.fromkeys(above.ratio for above, _ in behind):
             mine = [(above, text) for above, text in behind if above.ratio == ratio]
-            above, text = _stacked([a for a, _ in mine]), _beneath([text for _, text in mine])
+            above, text = MemoryState.stacked([a for a, _ in mine]), _beneath([text for _, text in mine])
             with self.model.at_ratio(ratio):
                 logits_MNV = self.model.likelihood(text, above)
             has_memory_M = (above.lengths_B > 0) & (text.lengths_B > 0)
@@ -98,7 +98,7 @@ class PairTerms:
             return scores_TB.T
         for ratio in dict.fromkeys(state.ratio for state in states):
             places = [t for t, state in enumerate(states) if state.ratio == ratio]
-            state, text = _stacked([states[t] for t in places]), _beneath([texts[t] for t in places])
+            state, text = MemoryState.stacked([states[t] for t in places]), _beneath([texts[t] for t in places])
             query = _beneath([Segments(batch["query_BTQ"][:, t], batch["query_lengths_BT"][:, t]) for t in places])
             asks_M = torch.cat([batch["relevant_BT"][:, t] for t in places]) & (query.lengths_B > 0)
             with self.model.at_ratio(ratio):
@@ -178,13 +178,6 @@ def _beneath(texts: list[Segments]) -> Segments:
     longest = max(text.ids_BN.shape[1] for text in texts)
     ids = [torch.nn.functional.pad(text.ids_BN, (0, longest - text.ids_BN.shape[1])) for text in texts]
     return Segments(torch.cat(ids), torch.cat([text.lengths_B for text in texts]))
-
-
-def _stacked(states: list[MemoryState]) -> MemoryState:
-    """Rows of several states of one ratio, with slots of zeros behind those that have fewer."""
-    most = max(state.slots_BKD.shape[1] for state in states)
-    slots = [torch.nn.functional.pad(s.slots_BKD, (0, 0, 0, most - s.slots_BKD.shape[1])) for s in states]
-    return MemoryState(torch.cat(slots), torch.cat([s.lengths_B for s in states]), states[0].ratio)
 
 
 def _followed(first: Segments, second: Segments) -> Segments:

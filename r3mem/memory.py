@@ -102,6 +102,17 @@ class MemoryState:
         lengths_B = torch.full((n_rows,), n_slots * ratio, device=device)
         return cls(slots_BKD, lengths_B, ratio, number_K.expand(n_rows, -1))
 
+    @classmethod
+    def stacked(cls, states: Sequence[MemoryState]) -> MemoryState:
+        """Rows of several states of one ratio and one segment each, with slots of zeros behind those that have fewer.
+
+        Args:
+            states: At least one.
+        """
+        most = max(state.slots_BKD.shape[1] for state in states)
+        slots = [torch.nn.functional.pad(s.slots_BKD, (0, 0, 0, most - s.slots_BKD.shape[1])) for s in states]
+        return cls(torch.cat(slots), torch.cat([s.lengths_B for s in states]), states[0].ratio)
+
     @property
     def mask_BK(self) -> Tensor:
         """True where a slot stands for at least one text token."""
