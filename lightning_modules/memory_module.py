@@ -241,7 +241,7 @@ class MemoryModule(LightningModule):
             )
             for name, parts in found.items():
                 sums[name].extend(parts)
-            state = keep_ended(state, self.model.compressor.next_state(state, new))
+            state = keep_ended(state, self.model.compressor.next_state(self.backbone, state, new))
         assert state is not None
         return sums, state
 
@@ -326,7 +326,7 @@ class MemoryModule(LightningModule):
                 )
             read, _ = self.model.exact.read(step.state.slots_BKD, text.lengths_B, text.ids_BN.shape[1])
             self.evaluation.words(read, text)
-            state = keep_ended(state, self.model.compressor.next_state(state, step.state))
+            state = keep_ended(state, self.model.compressor.next_state(self.backbone, state, step.state))
         for name, metric in self.evaluation.named(len(texts) > 1).items():
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "retained_gain",
                      batch_size=len(batch["reset_B"]))  # fmt: skip

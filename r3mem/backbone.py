@@ -33,6 +33,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r3mem import backbone_source
 from r3mem.adapters import with_adapters
+from r3mem.attention import LayerAttention, Observed, make_observable, recording
 from r3mem.backbone_structure import body, decoder_layers, digest, head
 from r3mem.errors import ConfigError, InputError
 from r3mem.generation import continued, soft
@@ -58,6 +59,7 @@ class Pass:
         slots_BKD: Hidden states of the write slots that enter the captured layer, or None.
         key_values_BKW: Keys and values of the write slots in all layers, float32, or None; see `KeyValueLayout`.
         opening_BV: Logits of the text's first token, behind the prefix's last state; None without such a state.
+        attention: What attention did in each layer, or None if not asked for.
     """
 
     logits_BNV: Tensor | None
@@ -65,6 +67,7 @@ class Pass:
     slots_BKD: Tensor | None = None
     key_values_BKW: Tensor | None = None
     opening_BV: Tensor | None = None
+    attention: Observed | None = None
 
 
 class Backbone(nn.Module):
@@ -263,6 +266,7 @@ class Backbone(nn.Module):
         logits: bool = True,
         slots_after_BK: Tensor | None = None,
         key_values: bool = False,
+        observe: bool = False,
     ) -> Pass:
         """Run ``[prefix ; text ; slots]`` once.
 
@@ -278,6 +282,8 @@ class Backbone(nn.Module):
             slots_after_BK: For slots that stand among the text: how many of its tokens stand in front of each, in
                 rising order. A slot sees those alone, and tokens behind see the slot; positions count both.
             key_values: Whether the slots' keys and values are wanted.
+            observe: Whether queries, keys and values of all layers are wanted (`Pass.attention`). A prefix can then
+                only be of keys and values.
 
         With ``pack``, a pass without keys and values runs over packed rows where these are fewer positions. What it
         gives is the same but for rounding, and 0 at padding.
@@ -301,12 +307,15 @@ class Backbone(nn.Module):
         cache: PassCache | None = None
         if n_cached or key_values:
             cache = PassCache([] if prefix is None else self.front(prefix), n_slots if key_values else 0)
-        if key_values and not logits and capture is None:
+        if (key_values or observe) and not logits and capture is None:
             capture = self.output
+        if observe:
+            self._check_observable(prefix)
         first, end = n_prefix - n_cached, n_prefix - n_cached + n_text
         last_B = prefix.last_B if prefix is not None and first else None
         packing = None
-        if self.pack is not None and cache is None and not plain:
+        recorded: list[LayerAttention] = []
+        if self.pack is not None and cache is None and not plain and not observe:
             packing = Packing.of(layout, n_prefix, n_text, self.pack)
         with ExitStack() as stack:
             if not plain:
@@ -327,6 +336,8 @@ class Backbone(nn.Module):
             taken: list[Tensor] = []
             if capture is not None:
                 stack.enter_context(captured(self.layers, body(self.base), capture, taken, stop=not logits))
+            if observe:
+                recorded = stack.enter_context(recording())
             output_logits_BSV = self._run(inputs, cache)
         made = Pass(None)
         if output_logits_BSV is not None and packing is not None:
@@ -336,6 +347,13 @@ class Backbone(nn.Module):
             if last_B is not None:
                 rows_B = torch.arange(len(output_logits_BSV), device=output_logits_BSV.device)
                 made.opening_BV = output_logits_BSV[rows_B, last_B]
+        if observe:
+            if len(recorded) != len(self.layers):
+                raise ConfigError(
+                    f"{len(recorded)} of {len(self.layers)} layers of {type(self.base).__name__} run their attention "
+                    "where it can be observed: a memory of selected keys and values needs all, take another compressor"
+                )
+            made.attention = Observed(recorded, layout.valid_BS, positions_BS, text, self, made.logits_BNV)
         if cache is not None and cache.kept:
             made.key_values_BKW = self.key_values.flat(cache.kept, positions_BS[:, n_cached + end :])
         if taken:
@@ -343,6 +361,21 @@ class Backbone(nn.Module):
             made.text_BND = states_BSD[:, first:end]
             made.slots_BKD = states_BSD[:, end:] if slots_BKD is not None else None
         return made
+
+    def _check_observable(self, prefix: Prefix | None) -> None:
+        """Refuse what cannot be observed.
+
+        Raises:
+            ConfigError: Hidden states in front, layers that are computed again, or attention without an interface.
+        """
+        if prefix is not None and prefix.n_cached != prefix.n_positions:
+            raise ConfigError("attention is observed behind memories of keys and values only, not behind hidden states")
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            raise ConfigError(
+                "attention cannot be observed where layers are computed again in the backward pass: switch "
+                "gradient_checkpointing off (replay saves memory too)"
+            )
+        make_observable(self.base)
 
     def takes(self, argument: str) -> bool:
         """Whether the model's ``forward`` has an argument."""
@@ -376,7 +409,8 @@ class Backbone(nn.Module):
         if prefix.key_values_BMW is None:
             return []
         positions_BM = prefix.positions_BP[:, : prefix.n_cached].clamp(max=self.max_positions - 1)
-        return self.key_values.pairs(prefix.key_values_BMW, positions_BM)
+        # Slots may be wider: what stands behind keys and values is their compressor's own.
+        return self.key_values.pairs(prefix.key_values_BMW[..., : self.key_values.width], positions_BM)
 
     @torch.no_grad()
     def generate(self, prompts: list[list[int]], prefix: Prefix | None = None, **options: Any) -> list[list[int]]:

@@ -138,6 +138,31 @@ class KeyValueLayout:
         both = [self._by_layer(t) for t in (keys_BHKE, values_BHKE)]
         return torch.stack(both, 2).permute(0, 4, 1, 2, 3, 5).flatten(2)
 
+    def selected(self, pairs: Sequence[Pair], index_BLHK: Tensor, positions_BS: Tensor | None) -> Tensor:
+        """Vectors ``BKW``, float32, whose heads hold the keys and values of positions of their own.
+
+        Args:
+            pairs: Keys and values of each layer, in order, as a pass over S positions has them.
+            index_BLHK: Which of the S positions each layer and head takes.
+            positions_BS: Position ids at which they were made; None leaves keys as they stand there.
+        """
+        taken = []
+        for number, (keys_BHSE, values_BHSE) in enumerate(pairs):
+            index_BHKE = index_BLHK[:, number, :, :, None].expand(-1, -1, -1, self.head_width)
+            taken.append((keys_BHSE.gather(2, index_BHKE).float(), values_BHSE.gather(2, index_BHKE).float()))
+        keys_BLHKE = torch.stack([keys_BHKE for keys_BHKE, _ in reversed(taken)], 1)
+        values_BLHKE = torch.stack([values_BHKE for _, values_BHKE in reversed(taken)], 1)
+        if positions_BS is not None:
+            n_batch, layers, heads, n_slots, _ = keys_BLHKE.shape
+            positions_BLHK = positions_BS[:, None, None].expand(-1, layers, heads, -1).gather(-1, index_BLHK.flip(1))
+            # Every head as a row of its own, since each takes other positions.
+            turned = self.rotary.turn(
+                keys_BLHKE.reshape(-1, 1, n_slots, self.head_width), positions_BLHK.reshape(-1, n_slots), back=True
+            )
+            keys_BLHKE = turned.view(n_batch, layers, heads, n_slots, -1)
+        both_BKL2HE = torch.stack([keys_BLHKE, values_BLHKE], 2).permute(0, 4, 1, 2, 3, 5)
+        return both_BKL2HE.flatten(2)
+
     def pairs(self, key_values_BPW: Tensor, positions_BP: Tensor) -> list[Pair]:
         """Keys and values of every layer as they stand at their positions.
 

@@ -96,7 +96,7 @@ class R3Mem(SegmentModel):
                 segments = Segments.pad([documents[row].ids[n.start : n.end] for row, n in spans], self.backbone.device)
                 made = self.retain_segments(segments, [states[row] for row in active], precision)
                 for row, (state, record) in zip(active, made, strict=True):
-                    states[row] = self.compressor.next_state(states[row], state)
+                    states[row] = self.compressor.next_state(self.backbone, states[row], state)
                     yield row, record
 
     @torch.no_grad()

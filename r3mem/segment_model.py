@@ -291,7 +291,9 @@ class SegmentModel(nn.Module):
             for t in range(0 if self.compressor.accumulates else len(memory.digests) - 1, len(memory.digests)):
                 lengths_B = memory.lengths_T[t : t + 1].to(self.backbone.device)
                 slots_BKD = self._slots(memory, slice(t, t + 1))[:, : slots_needed(int(lengths_B), memory.ratio)]
-                state = self.compressor.next_state(state, MemoryState(slots_BKD, lengths_B, memory.ratio))
+                state = self.compressor.next_state(
+                    self.backbone, state, MemoryState(slots_BKD, lengths_B, memory.ratio)
+                )
             assert state is not None
             return state
         if reach != "records":

@@ -16,6 +16,7 @@ from r3mem.compressors.no_memory import NoMemory
 from r3mem.compressors.random_memory import RandomMemory
 from r3mem.compressors.recurrent_memory import RecurrentMemory
 from r3mem.compressors.retention_valve import RetentionValve
+from r3mem.compressors.selected_key_values import SelectedKeyValues
 from r3mem.compressors.virtual_tokens import VirtualTokens
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "RandomMemory",
     "RecurrentMemory",
     "RetentionValve",
+    "SelectedKeyValues",
     "VirtualTokens",
     "Written",
 ]

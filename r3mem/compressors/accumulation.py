@@ -24,7 +24,7 @@ class Accumulates(Compressor):
     accumulates: ClassVar[bool] = True
     most: int
 
-    def next_state(self, before: MemoryState | None, written: MemoryState) -> MemoryState:
+    def next_state(self, backbone: Backbone, before: MemoryState | None, written: MemoryState) -> MemoryState:
         """All that was written, up to ``most``; see :func:`accumulated`."""
         return accumulated(before, written, self.most)
 

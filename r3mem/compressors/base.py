@@ -81,10 +81,11 @@ class Compressor(nn.Module, ABC):
     def read(self, memory: MemoryState) -> Prefix:
         """Turn a memory into what the backbone reads in front of its input."""
 
-    def next_state(self, before: MemoryState | None, written: MemoryState) -> MemoryState:
+    def next_state(self, backbone: Backbone, before: MemoryState | None, written: MemoryState) -> MemoryState:
         """What is remembered after a segment: its own memory, of constant size, unless a subclass accumulates.
 
         Args:
+            backbone: The language model.
             before: What was remembered before the segment, None at the start of a text.
             written: The segment's own finished memory; a row of length 0 had no segment.
         """

@@ -26,6 +26,23 @@ from r3mem.memory import MemoryState, Segments
 from r3mem.prefix import Prefix
 
 
+def key_value_prefix(slots_BKW: Tensor, mask_BK: Tensor, width: int) -> Prefix:
+    """Slots of keys and values as a prefix: slots in use stand at positions 0, 1, ..., the text right behind them.
+
+    Args:
+        slots_BKW: The slots.
+        mask_BK: True where a slot is in use.
+        width: D, width of the backbone.
+    """
+    return Prefix(
+        states_BPD=slots_BKW.new_zeros(len(mask_BK), 0, width),
+        mask_BP=mask_BK,
+        positions_BP=(mask_BK.cumsum(1) - 1).clamp(min=0),
+        start_B=mask_BK.sum(1),
+        key_values_BMW=slots_BKW,
+    )
+
+
 class KeyValueSlots(AppendedSlots):
     """Slots are the keys and values of all layers at vectors in a pass; nothing is computed where they are read.
 
@@ -63,14 +80,7 @@ class KeyValueSlots(AppendedSlots):
 
     def read(self, memory: MemoryState) -> Prefix:
         """See :meth:`Compressor.read`."""
-        mask_BK = memory.mask_BK
-        return Prefix(
-            states_BPD=memory.slots_BKD.new_zeros(len(mask_BK), 0, self.width),
-            mask_BP=mask_BK,
-            positions_BP=torch.arange(mask_BK.shape[1], device=mask_BK.device).expand_as(mask_BK),
-            start_B=mask_BK.sum(1),
-            key_values_BMW=memory.slots_BKD,
-        )
+        return key_value_prefix(memory.slots_BKD, memory.mask_BK, self.width)
 
     def write(
         self, backbone: Backbone, text: Segments, prefix: Prefix | None, start_BKD: Tensor, logits: bool,

@@ -237,7 +237,7 @@ def test_segments_that_do_not_depend_on_each_other_are_written_side_by_side(comp
         alone = learned.model.step(Segments.whole(history_BN), state, logits=False).state
         torch.testing.assert_close(own.slots_BKD, alone.slots_BKD, atol=1e-4, rtol=1e-4)
         assert own.lengths_B.tolist() == alone.lengths_B.tolist()
-        state = learned.model.compressor.next_state(state, alone)
+        state = learned.model.compressor.next_state(learned.model.backbone, state, alone)
     assert kept.segment_BK is not None and kept.segment_BK.tolist() == [[t for t in range(3) for _ in range(4)]] * 2
     torch.testing.assert_close(kept.slots_BKD, torch.cat([own.slots_BKD for own in made], 1))
 

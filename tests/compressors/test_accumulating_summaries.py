@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from r3mem.hierarchy import Flat
 from r3mem.reversible import PositionBinding, ReversibleStack
 from tests.battery.compressor import CompressorBattery, random_text
 from tests.tiny_models import RATIO, SEGMENT, WIDTH, awaken_adapters, same_memory
+
+# Slots that are put side by side need no language model.
+BACKBONE = cast(Backbone, None)
 
 
 class TestAccumulatingSummaries(CompressorBattery):
@@ -38,23 +42,25 @@ def numbers(state: MemoryState) -> list[list[int]]:
 
 def test_states_accumulate_in_order_and_the_oldest_slots_are_dropped() -> None:
     compressor = AccumulatingSummaries(WIDTH, 4, most=5)
-    state = compressor.next_state(None, written([1, 2], [10], []))
+    state = compressor.next_state(BACKBONE, None, written([1, 2], [10], []))
     assert numbers(state) == [[1, 2], [10], []]
     # A row that was empty begins, a row whose segment is empty stays.
-    state = compressor.next_state(state, written([3], [], [20, 21, 22]))
+    state = compressor.next_state(BACKBONE, state, written([3], [], [20, 21, 22]))
     assert numbers(state) == [[1, 2, 3], [10], [20, 21, 22]]
     assert state.segment_BK is not None
     assert [n[:k] for n, k in zip(state.segment_BK.tolist(), state.mask_BK.sum(1), strict=True)] == [
         [0, 0, 1], [0], [0, 0, 0]
     ]  # fmt: skip
     # A row that begins a new document holds nothing of the old one.
-    state = compressor.next_state(state.forget(torch.tensor([False, True, False])), written([4, 5, 6], [11, 12], [23]))
+    state = compressor.next_state(
+        BACKBONE, state.forget(torch.tensor([False, True, False])), written([4, 5, 6], [11, 12], [23])
+    )
     assert state.segment_BK is not None and state.segment_BK[1, :2].tolist() == [0, 0]
     assert numbers(state) == [[2, 3, 4, 5, 6], [11, 12], [20, 21, 22, 23]]
     assert state.lengths_B.tolist() == [20, 8, 16] and state.slots_BKD.shape[1] == 5
     one = AccumulatingSummaries(WIDTH, 4, most=1)
-    assert numbers(one.next_state(None, written([1, 2, 3], [7], []))) == [[3], [7], []]
-    assert numbers(one.next_state(None, written([], []))) == [[], []]
+    assert numbers(one.next_state(BACKBONE, None, written([1, 2, 3], [7], []))) == [[3], [7], []]
+    assert numbers(one.next_state(BACKBONE, None, written([], []))) == [[], []]
 
 
 def test_gradients_reach_every_segment_s_slots_until_they_are_detached() -> None:
@@ -62,12 +68,12 @@ def test_gradients_reach_every_segment_s_slots_until_they_are_detached() -> None
     for cut in (False, True):
         first.slots_BKD.requires_grad_().grad = None
         second.slots_BKD.requires_grad_().grad = None
-        before = compressor.next_state(None, first)
-        state = compressor.next_state(before.detach() if cut else before, second)
+        before = compressor.next_state(BACKBONE, None, first)
+        state = compressor.next_state(BACKBONE, before.detach() if cut else before, second)
         state.slots_BKD.sum().backward()
         assert second.slots_BKD.grad[0, :, 0].tolist() == [1, 0, 0]
         assert cut == (first.slots_BKD.grad is None)
-    assert compressor.next_state(None, first).slots_BKD.shape == (1, 2, WIDTH)
+    assert compressor.next_state(BACKBONE, None, first).slots_BKD.shape == (1, 2, WIDTH)
 
 
 @pytest.fixture
@@ -85,7 +91,7 @@ def test_the_next_segment_reads_all_before_it_in_order(model: R3Mem) -> None:
     for text in texts[:2]:
         step = model.step(text, state, logits=False)
         parts.append(step.state)
-        state = model.compressor.next_state(state, step.state)
+        state = model.compressor.next_state(model.backbone, state, step.state)
     read = model.step(texts[2], state)
     together = MemoryState(torch.cat([p.slots_BKD for p in parts], 1), torch.tensor([16]), RATIO)
     torch.testing.assert_close(read.logits_BNV, model.likelihood(texts[2], together), atol=1e-5, rtol=1e-5)

@@ -53,7 +53,8 @@ def test_a_slot_knows_the_text_before_it_alone(tiny_backbone: Callable[..., Back
 def test_all_segments_are_read(tiny_backbone: Callable[..., Backbone]) -> None:
     compressor = InterleavedTokens(WIDTH, 4, most=3)
     first, second = (MemoryState(torch.full((1, 2, WIDTH), v), torch.tensor([8]), 4) for v in (1.0, 2.0))
-    state = compressor.next_state(compressor.next_state(None, first), second)
+    backbone = tiny_backbone()
+    state = compressor.next_state(backbone, compressor.next_state(backbone, None, first), second)
     assert state.slots_BKD[0, :, 0].tolist() == [1.0, 2.0, 2.0] and state.lengths_B.tolist() == [12]
     prefix = compressor.read(state)
     # One slot of the first segment is left, two of the second; each segment stands as if it were the only one.
@@ -83,7 +84,7 @@ def test_segments_are_read_side_by_side_in_any_order(tiny_backbone: Callable[...
             if state is not None:
                 again = compressor(backbone, texts[i], state, logits=False).slots_BKD
                 torch.testing.assert_close(again, written[i].slots_BKD)
-            state = compressor.next_state(state, written[i])
+            state = compressor.next_state(backbone, state, written[i])
         assert state is not None
         logits_BNV = backbone(question, compressor.read(state)).logits_BNV
         generated = backbone.generate([[5, 6, 7], [3]], compressor.read(state), max_new_tokens=4)

@@ -141,7 +141,7 @@ def test_beacons_of_all_segments_are_read_side_by_side(backbone: Backbone) -> No
     held_PW = [torch.zeros(0, compressor.memory_width(backbone))] * 2
     for text in texts:
         written = compressor(backbone, text, state)
-        state = compressor.next_state(state, MemoryState(written.slots_BKD, text.lengths_B, RATIO))
+        state = compressor.next_state(backbone, state, MemoryState(written.slots_BKD, text.lengths_B, RATIO))
         for b, length in enumerate(text.lengths_B.tolist()):
             if length:
                 made_KW, logits_NV = beacons(backbone, compressor, text.ids_BN[b, :length], held_PW[b])

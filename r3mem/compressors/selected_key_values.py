@@ -1,0 +1,239 @@
+r"""Keys and values that the backbone computed itself, those kept that its attention used most.
+
+Shape legend: B batch, M memory positions, N text tokens, S = M + N, K slots, L layers, H heads of keys and values,
+E width of a head, X = L * H, W = 2 * L * H * E + X numbers of a slot.
+
+One ordinary pass over ``[memory ; text]`` is observed. Every layer and head keeps the positions that score highest, in
+their order; slot k is the k-th that each kept, and which token that was differs from head to head::
+
+    text           x0  x1  x2  x3  x4  x5  x6  x7
+    head 0 keeps   x0      x2              x6            slot 0, 1, 2
+    head 1 keeps   x0              x4          x7        slot 0, 1, 2
+    read at        0, 1, 2, and what follows from 3 on
+
+Keys are kept as they are at position 0 (`r3mem.key_values`) and read without a gap: a memory costs K positions however
+long its text was, and a stream of any length never leaves the model's window.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from r3mem.attention import Observed
+from r3mem.backbone import Backbone
+from r3mem.compressors.base import Compressor, Written
+from r3mem.compressors.key_value_slots import key_value_prefix
+from r3mem.compressors.scorers import AttentionReceived, DistantAttention, Scorer, SumOfScorers
+from r3mem.errors import ConfigError, InputError
+from r3mem.memory import MemoryState, Segments, slots_needed
+from r3mem.prefix import Prefix
+
+# Worth of a sink, and of what was never looked at: natural logarithms of shares of the mean.
+SINK, LEAST = 32.0, -16.0
+
+
+class SelectedKeyValues(Compressor):
+    """Slots are the keys and values of chosen positions; nothing is trained before first use.
+
+    The state holds the slots of all segments side by side, up to ``max_slots``. From then on old and new slots compete
+    for their places in each head, by what they were worth when they were written: a state of constant size.
+
+    With learned positions (GPT-2) keys cannot be turned: slots carry the positions they were written at, and are read
+    in front of a text that begins at position K.
+
+    Args:
+        width: D, width of the backbone.
+        ratio: Text tokens per virtual token.
+        scorer: What a position is worth; None takes attention received and distant attention, each normalised.
+        sharing: Whether every head of a layer keeps positions of its own (``head``), all heads of a layer the same
+            (``layer``), or all layers the same (``all``).
+        positions: ``compact`` reads slots at positions 0 to K - 1; ``original`` where their tokens stood, which serves
+            a single segment only.
+        sinks: First positions that are always kept; without them a model reads nothing well. At most half the slots.
+        recent: Share of the slots that is kept for the last positions.
+        max_slots: Slots that a state holds at most.
+        decay: Factor of a slot's worth for each segment that came after its own.
+    """
+
+    accumulates: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        width: int,
+        ratio: int = 8,
+        scorer: Scorer | None = None,
+        sharing: Literal["head", "layer", "all"] = "head",
+        positions: Literal["compact", "original"] = "compact",
+        sinks: int = 4,
+        recent: float = 0.0,
+        max_slots: int = 1024,
+        decay: float = 1.0,
+    ) -> None:
+        super().__init__(ratio)
+        if sharing not in ("head", "layer", "all") or positions not in ("compact", "original"):
+            raise ConfigError(
+                f"sharing {sharing!r} and positions {positions!r}: give head, layer or all, and compact or original"
+            )
+        if sinks < 0 or not 0 <= recent < 1 or not 0 < decay <= 1 or max_slots < 1:
+            raise ConfigError(
+                f"sinks {sinks}, recent {recent}, decay {decay} and max_slots {max_slots} are not possible: sinks from "
+                "0, recent from 0 to below 1, decay above 0 and at most 1, at least 1 slot"
+            )
+        if scorer is None:
+            scorer = SumOfScorers([AttentionReceived(), DistantAttention()], sinks=sinks)
+        self.width, self.scorer, self.sharing, self.positions = width, scorer, sharing, positions
+        self.sinks, self.recent, self.max_slots, self.decay = sinks, recent, max_slots, decay
+
+    def memory_width(self, backbone: Backbone) -> int:
+        """W: keys and values of a slot, and what each was worth; see :meth:`Compressor.memory_width`."""
+        layout = backbone.key_values
+        return layout.width + layout.layers * layout.heads
+
+    def forward(self, backbone: Backbone, text: Segments, memory: MemoryState | None, logits: bool = True) -> Written:
+        """See :meth:`Compressor.forward`.
+
+        Raises:
+            InputError: Memory and text together are longer than the model's positions.
+            ConfigError: The model's attention cannot be observed, or original positions of several segments.
+        """
+        if memory is not None and self.positions == "original" and bool((memory.lengths_B > 0).any()):
+            raise ConfigError(
+                "positions 'original' serve a text of one segment only: make segments longer, or take 'compact'"
+            )
+        prefix = None if memory is None else self.read(memory)
+        self._check_length(backbone, text, prefix)
+        out = backbone(text, prefix, logits=logits or self.scorer.needs_logits, observe=True)
+        assert out.attention is not None
+        return Written(self.select(backbone, out.attention), out.logits_BNV if logits else None)
+
+    def select(self, backbone: Backbone, observed: Observed, scores_BLHS: Tensor | None = None) -> Tensor:
+        """The slots ``BKW`` of a pass that was observed.
+
+        Args:
+            backbone: The language model.
+            observed: The pass.
+            scores_BLHS: What its positions are worth; None asks the scorer.
+        """
+        scores_BLHS = self.scorer(observed) if scores_BLHS is None else scores_BLHS
+        index_BLHK, worth_BLHK = self._chosen(observed, scores_BLHS)
+        pairs = [(layer.keys_BHSE, layer.values_BHSE) for layer in observed.layers]
+        positions_BS = observed.positions_BS if self.positions == "compact" else None
+        slots_BKV = backbone.key_values.selected(pairs, index_BLHK, positions_BS)
+        # The last layer stands first, as in `KeyValueLayout`.
+        worth_BKX = worth_BLHK.flip(1).permute(0, 3, 1, 2).flatten(2)
+        return torch.cat([slots_BKV, worth_BKX], -1) * self.slot_mask(observed.text)[..., None]
+
+    def read(self, memory: MemoryState) -> Prefix:
+        """See :meth:`Compressor.read`."""
+        prefix = key_value_prefix(memory.slots_BKD, self._readable(memory), self.width)
+        if self.positions == "original":
+            # Keys stand in the slots as they were, so nothing is turned.
+            prefix.positions_BP, prefix.start_B = torch.zeros_like(prefix.positions_BP), memory.lengths_B
+        return prefix
+
+    def next_state(self, backbone: Backbone, before: MemoryState | None, written: MemoryState) -> MemoryState:
+        """All slots side by side while they fit, then in each head those that are worth most; see the class."""
+        if before is None:
+            before = MemoryState(written.slots_BKD[:, :0], torch.zeros_like(written.lengths_B), written.ratio)
+        layout = backbone.key_values
+        shape = (layout.layers, layout.heads)
+        both_BJW = torch.cat([before.slots_BKD, written.slots_BKD], 1)
+        worth_BJX = both_BJW[..., layout.width :]
+        old_BJ = torch.arange(both_BJW.shape[1], device=both_BJW.device) < before.slots_BKD.shape[1]
+        # A segment that was written behind a memory begins with that memory's sinks: the state has them already.
+        copy_BJ = (worth_BJX[..., 0] > SINK / 2) & ~old_BJ & (before.lengths_B > 0)[:, None]
+        valid_BJ = torch.cat([before.mask_BK, written.mask_BK], 1) & ~copy_BJ
+        count_B = valid_BJ.sum(1)
+        kept_B = count_B.clamp(max=self.max_slots)
+        n_kept = max(1, int(kept_B.max()))
+        aged_BJX = worth_BJX + math.log(self.decay) * (old_BJ & (worth_BJX[..., 0] <= SINK / 2))[..., None]
+        rank_BJX = torch.where(valid_BJ[..., None], aged_BJX, -torch.inf)
+        recent_B = (self.recent * kept_B).long()
+        last_BJ = valid_BJ & (valid_BJ.flip(1).cumsum(1).flip(1) <= recent_B[:, None])
+        rank_BJX = torch.where(last_BJ[..., None], SINK - 1, rank_BJX)
+        index_BXK = _first_in_order(rank_BJX.transpose(1, 2), kept_B, n_kept)
+        slots_BKW = self._taken(both_BJW, aged_BJX, index_BXK, layout.width, shape)
+        slots_BKW = slots_BKW * (torch.arange(n_kept, device=kept_B.device) < kept_B[:, None])[..., None]
+        return MemoryState(slots_BKW, kept_B * written.ratio, written.ratio)
+
+    def _taken(
+        self, both_BJW: Tensor, aged_BJX: Tensor, index_BXK: Tensor, width: int, shape: tuple[int, int]
+    ) -> Tensor:
+        """Slots whose heads come from slots of their own, ``BKW``."""
+        n_batch, n_both = both_BJW.shape[:2]
+        heads_BJX2E = both_BJW[..., :width].reshape(n_batch, n_both, shape[0], 2, shape[1], -1).transpose(3, 4)
+        heads_BXJY = heads_BJX2E.reshape(n_batch, n_both, shape[0] * shape[1], -1).transpose(1, 2)
+        taken_BXKY = heads_BXJY.gather(2, index_BXK[..., None].expand(-1, -1, -1, heads_BXJY.shape[-1]))
+        n_kept = index_BXK.shape[2]
+        layered = taken_BXKY.transpose(1, 2).reshape(n_batch, n_kept, shape[0], shape[1], 2, -1).transpose(3, 4)
+        worth_BKX = aged_BJX.transpose(1, 2).gather(2, index_BXK).transpose(1, 2)
+        return torch.cat([layered.reshape(n_batch, n_kept, -1), worth_BKX], -1)
+
+    def _readable(self, memory: MemoryState) -> Tensor:
+        """``bool BK``: slots to be read, of segments side by side the sinks of the first alone."""
+        mask_BK = memory.mask_BK
+        if memory.segment_BK is None:
+            return mask_BK
+        sink_BK = memory.slots_BKD[..., -1] > SINK / 2
+        return mask_BK & ~(sink_BK & (memory.segment_BK > 0))
+
+    def _chosen(self, observed: Observed, scores_BLHS: Tensor) -> tuple[Tensor, Tensor]:
+        """Which positions each head keeps, in order, and what they are worth: ``BLHK`` both."""
+        text = observed.text
+        n_memory, n_keys, future = observed.n_memory, observed.valid_BS.shape[1], self.scorer.future
+        slots_B = (text.lengths_B + self.ratio - 1) // self.ratio
+        n_slots = max(1, slots_needed(text.ids_BN.shape[1], self.ratio))
+        if self.sharing == "layer":
+            scores_BLHS = scores_BLHS.mean(2, keepdim=True).expand_as(scores_BLHS)
+        elif self.sharing == "all":
+            scores_BLHS = scores_BLHS.mean((1, 2), keepdim=True).expand_as(scores_BLHS)
+        sinks_B = torch.minimum((slots_B + 1) // 2, torch.full_like(slots_B, self.sinks))
+        # The first positions in use: the memory's, or the text's where there is no memory.
+        rank_BS = observed.valid_BS.cumsum(1) - 1
+        sink_BS = observed.valid_BS & (rank_BS < sinks_B[:, None])
+        place_S = torch.arange(n_keys, device=rank_BS.device) - n_memory
+        kept_BS = observed.valid_BS & (place_S >= 0) & (place_S < (text.lengths_B - future)[:, None])
+        recent_B = (self.recent * slots_B).long()
+        last_BS = kept_BS & (place_S >= (text.lengths_B - future - recent_B)[:, None])
+        mean_BLH1 = (scores_BLHS * kept_BS[:, None, None]).sum(-1, keepdim=True) / kept_BS.sum(1).clamp(min=1)[
+            :, None, None, None
+        ]
+        worth_BLHS = (scores_BLHS / mean_BLH1.clamp(min=1e-12)).clamp(min=1e-30).log().clamp(LEAST, SINK / 2 - 1)
+        worth_BLHS = torch.where(sink_BS[:, None, None], SINK, worth_BLHS)
+        rank_BLHS = torch.where(last_BS[:, None, None], torch.clamp(worth_BLHS, min=SINK / 2), worth_BLHS)
+        rank_BLHS = torch.where((kept_BS | sink_BS)[:, None, None], rank_BLHS, -torch.inf)
+        index_BLHK = _first_in_order(rank_BLHS.flatten(1, 2), slots_B, n_slots).view(*rank_BLHS.shape[:3], n_slots)
+        return index_BLHK, worth_BLHS.gather(-1, index_BLHK)
+
+    def _check_length(self, backbone: Backbone, text: Segments, prefix: Prefix | None) -> None:
+        start = 0 if prefix is None else int(prefix.start_B.max())
+        longest, limit = start + int(text.lengths_B.max()), backbone.max_positions
+        if longest > limit:
+            raise InputError(
+                f"a memory of {start} positions and a segment of {int(text.lengths_B.max())} tokens need {longest} "
+                f"positions, {backbone.name} has {limit}: cut texts into shorter segments (hierarchy.segment_tokens)"
+            )
+
+
+def _first_in_order(rank_BXS: Tensor, count_B: Tensor, most: int) -> Tensor:
+    """Places of the highest of each row, in rising order, ``BX most``; of a row of fewer the rest are places of 0.
+
+    Equal ranks go to the later place, so that a text is chosen from alike alone and beside others.
+
+    Args:
+        rank_BXS: What is ranked.
+        count_B: How many each row takes.
+        most: The largest number of them.
+    """
+    n_places = rank_BXS.shape[-1]
+    order_BXS = rank_BXS.flip(-1).argsort(dim=-1, descending=True, stable=True)[..., : min(most, n_places)]
+    index_BXK = n_places - 1 - order_BXS
+    outside_K = torch.arange(index_BXK.shape[-1], device=count_B.device) >= count_B[:, None, None]
+    index_BXK = index_BXK.masked_fill(outside_K, n_places).sort(-1).values
+    if index_BXK.shape[-1] < most:
+        index_BXK = torch.nn.functional.pad(index_BXK, (0, most - index_BXK.shape[-1]), value=n_places)
+    return index_BXK.masked_fill(index_BXK == n_places, 0)
