@@ -142,7 +142,7 @@ def _parts(
     depth = len(backbone.layers)
     fitting: dict[str, Any] = {"width": backbone.width, "ratio": ratio, "slots": slots_needed(longest, ratio)}
     if most is not None:
-        fitting["most"] = most
+        fitting |= {"most": most, "max_slots": most}
     for key in ("write_layer", "read_layer"):
         if key in arguments:
             # One layer above the first at least, where the file has one: slots that are written have to attend.

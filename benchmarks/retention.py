@@ -1,261 +1,308 @@
-"""How much of a history's worth a memory keeps: against nothing, the full history, and as many raw tokens.
+"""What a memory is worth to a reader: share of the full history's gain that is kept, beside as many raw tokens.
 
-Shape legend: B batch, N text tokens.
+Every row of a table is read by the same model. ``gain`` is ``(NLL nothing - NLL memory) / (NLL nothing - NLL full)``
+of the tokens after a history, over all windows; intervals are bootstrapped over windows.
+
+Shape legend: B batch, N tokens of a history, K positions that a reader reads instead of them.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from harness import console, documents, name_of, parser, peak_mib, run, start, table, write
-from methods import has_maps, methods
-from retention_training import HISTORY, RAW, WINDOW, View, build, loss_of, mixed, remembered, trained, views_of
-from training import Cost
+from harness import console, name_of, parser, peak_mib, run, start, table, write
+from rich.progress import track
+from torch import Tensor
 
-from r3mem import InputError, MemoryState, R3Mem, Segments
-from r3mem.objectives import forward_nll
+from datamodules.sources import ReadingOptions, open_source
+from r3mem import Backbone, InputError, MemoryState, R3Mem, Segments
+from r3mem.compressors import SelectedKeyValues
+from r3mem.compressors.scorers import (
+    AttentionReceived,
+    BenefitWeightedAttention,
+    DistantAttention,
+    FutureAttention,
+    RandomScores,
+    Recency,
+    Scorer,
+    SumOfScorers,
+)
+from r3mem.compressors.scorers.benefit_weighted import next_nll
+from r3mem.reversible import PositionBinding, ReversibleStack
+from r3mem.reversible.quantise import Precision, dequantise, quantise
 
-METHODS = (RAW, "virtual_tokens", "mean_pool", "edge_pool")
+CONTINUATION, SKIPPED_CHARACTERS, RESAMPLED = 256, 5000, 2000
+ONE_PASS, TWO_PASSES, ORACLE = "selected (1 pass)", "selected (2 passes)", "oracle"
 COLUMNS = (
-    "text", "method", "ratio", "nll_nothing", "nll_memory", "nll_last_n", "nll_full", "retained_gain", "gain_last_n",
-    "train_seconds", "train_tokens",
+    "text", "history", "method", "ratio", "positions", "gain", "gain_low", "gain_high", "ahead", "ahead_low", "nll",
+    "windows",
 )  # fmt: skip
 
 
-def windows_of(texts: list[list[int]], size: int, most: int) -> list[list[int]]:
-    """Windows without overlap, taken from every text in turn."""
-    out: list[list[int]] = []
-    deepest = max(len(ids) for ids in texts) // size
-    for k in range(deepest):
-        out += [ids[k * size : (k + 1) * size] for ids in texts if len(ids) >= (k + 1) * size]
-    return out[:most]
+def one_pass() -> Scorer:
+    """The default of a single pass."""
+    return SumOfScorers([AttentionReceived(), DistantAttention()])
 
 
-def parted(texts: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
-    """What is trained on, and what is held out: every fifth document, or the last fifth of a few long ones."""
-    if len(texts) >= 5:
-        return [ids for i, ids in enumerate(texts) if i % 5], texts[::5]
-    cuts = [max(WINDOW, len(ids) * 4 // 5) for ids in texts]
-    held = [ids[cut:] for ids, cut in zip(texts, cuts, strict=True)]
-    if not any(len(ids) >= WINDOW for ids in held):
-        raise InputError(f"too little text to hold some out: give at least {6 * WINDOW} tokens, or --train")
-    return [ids[:cut] for ids, cut in zip(texts, cuts, strict=True)], held
+def two_passes() -> Scorer:
+    """The default of two passes: attention received and benefit-weighted distant attention."""
+    return SumOfScorers([AttentionReceived(), BenefitWeightedAttention()])
 
 
-@torch.no_grad()
-def nll(model: R3Mem, view: View, windows: list[list[int]], batch: int = 8) -> float:
-    """Mean NLL of the continuations, nats a token."""
-    total = count = 0.0
-    for i in range(0, len(windows), batch):
-        ids_BN = torch.tensor(windows[i : i + batch], device=model.backbone.device)
-        t, n = loss_of(model, view, ids_BN, remembered(model, view, ids_BN)[1])
-        total, count = total + float(t), count + float(n)
-    return total / count
+#: Scorers by name: what is measured of a history that is read in one pass.
+SCORERS: dict[str, Callable[[], Scorer]] = {
+    ONE_PASS: one_pass,
+    TWO_PASSES: two_passes,
+    "attention received": AttentionReceived,
+    "distant attention": DistantAttention,
+    "sinks and last": Recency,
+    "random": RandomScores,
+}
 
 
-@torch.no_grad()
-def nll_control(model: R3Mem, ratio: int, windows: list[list[int]], other: bool, seed: int, batch: int = 8) -> float:
-    """The same with a memory of the next passage (``other``), or of Gaussian noise with a real memory's spread."""
-    model.set_ratio(ratio)
-    total = count = 0.0
-    noise = torch.Generator().manual_seed(seed)
-    for i in range(0, len(windows), batch):
-        ids_BN = torch.tensor(windows[i : i + batch], device=model.backbone.device)
-        shifted = torch.tensor([windows[(j + 1) % len(windows)] for j in range(i, i + len(ids_BN))]).to(ids_BN)
-        history = shifted[:, :HISTORY]
-        lengths_B = torch.full((len(history),), HISTORY, device=history.device)
-        state = model.step(Segments(history, lengths_B), logits=False).state
-        if not other:
-            drawn = torch.randn(state.slots_BKD.shape, generator=noise).to(state.slots_BKD)
-            slots_BKD = drawn * state.slots_BKD.std((0, 1)) + state.slots_BKD.mean((0, 1))
-            state = MemoryState(slots_BKD, lengths_B, ratio)
-        text = Segments(ids_BN[:, HISTORY:], torch.full((len(ids_BN),), ids_BN.shape[1] - HISTORY).to(lengths_B))
-        t, n = forward_nll(model.likelihood(text, state), text, text.lengths_B > 0)
-        total, count = total + float(t), count + float(n)
-    return total / count
+def windows_of(path: str, backbone: Backbone, size: int, most: int) -> list[list[int]]:
+    """Windows without overlap of a source's documents, as many documents as there are, each in turn.
 
-
-@torch.no_grad()
-def streaming(
-    memory: R3Mem, raw: R3Mem, texts: list[list[int]], ratios: list[int], longest: int
-) -> list[dict[str, Any]]:
-    """NLL by position in long documents, of segments of ``HISTORY`` tokens.
-
-    Each segment is read with the memory of all before it (``nll_memory``), with as many raw tokens as that memory has
-    positions (``nll_last_n``), and with nothing.
+    Raises:
+        InputError: No document is long enough.
     """
-    n_segments = min(longest // HISTORY, min(len(ids) for ids in texts) // HISTORY)
-    ids_BM = torch.tensor([ids[: n_segments * HISTORY] for ids in texts], device=memory.backbone.device)
-    lengths_B = torch.full((len(texts),), HISTORY, device=ids_BM.device)
-    everyone_B = lengths_B > 0
-    pieces = [Segments(ids_BM[:, t * HISTORY : (t + 1) * HISTORY], lengths_B) for t in range(n_segments)]
+    documents: list[list[int]] = []
+    for document in open_source(path, ReadingOptions()).documents():
+        text = document.text
+        text = text[SKIPPED_CHARACTERS:] if len(text) > 2 * SKIPPED_CHARACTERS else text
+        # No tokenizer makes less than a token of eight characters of prose.
+        ids = backbone.tokenizer(text[: 8 * size * most], add_special_tokens=False, verbose=False).input_ids
+        if len(ids) >= size:
+            documents.append(list(ids))
+        if len(documents) == most:
+            break
+    if not documents:
+        raise InputError(f"{path}: no document of at least {size} tokens; give longer texts or a shorter --history")
+    found = []
+    for place in range(max(len(ids) for ids in documents) // size):
+        found += [ids[place * size : (place + 1) * size] for ids in documents if len(ids) >= (place + 1) * size]
+    return found[:most]
 
-    def mean(logits_BNV: torch.Tensor, text: Segments) -> float:
-        total, count = forward_nll(logits_BNV, text, everyone_B)
-        return float(total / count)
 
-    nothing = [mean(raw.likelihood(text), text) for text in pieces]
-    rows = []
-    for ratio in ratios:
-        memory.set_ratio(ratio)
-        recent, state = HISTORY // ratio, None
-        for t, text in enumerate(pieces):
-            step = memory.step(text, state, logits=t > 0)
-            state = memory.compressor.next_state(memory.backbone, state, step.state)
-            if step.logits_BNV is None:
-                continue
-            longer = Segments(ids_BM[:, t * HISTORY - recent : (t + 1) * HISTORY], lengths_B + recent)
-            rows.append({
-                "position": t * HISTORY, "ratio": ratio, "nll_nothing": nothing[t],
-                "nll_memory": mean(step.logits_BNV, text),
-                "nll_last_n": mean(raw.likelihood(longer)[:, recent:], text),
-            })  # fmt: skip
-    return rows
+@dataclass
+class Measured:
+    """NLL of every window's continuation by what was read before it.
+
+    Attributes:
+        nll: By method and positions; one number a window, nats a token.
+    """
+
+    nll: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+
+    def add(self, method: str, positions: int, nll: float) -> None:
+        """One more window."""
+        self.nll.setdefault((method, positions), []).append(nll)
+
+    def rows(self, seed: int) -> Iterator[dict[str, Any]]:
+        """Gains with intervals, and how far each is ahead of as many raw last tokens, window by window."""
+        nothing, full = (np.array(self.nll[name, 0]) for name in ("nothing", "full"))
+        drawn = np.random.default_rng(seed).integers(0, len(nothing), (RESAMPLED, len(nothing)))
+
+        def gain(values: Any, order: Any = slice(None)) -> Any:
+            whole = nothing[order].mean(-1) - full[order].mean(-1)
+            return (nothing[order].mean(-1) - values[order].mean(-1)) / whole
+
+        for (method, positions), listed in self.nll.items():
+            values = np.array(listed)
+            row: dict[str, Any] = {"method": method, "positions": positions, "nll": float(values.mean())}
+            spread = gain(values, drawn)
+            row |= {"gain": float(gain(values)), "gain_low": float(np.quantile(spread, 0.025))}
+            row["gain_high"] = float(np.quantile(spread, 0.975))
+            if ("raw last", positions) in self.nll:
+                raw = np.array(self.nll["raw last", positions])
+                apart = spread - gain(raw, drawn)
+                row |= {"ahead": row["gain"] - float(gain(raw)), "ahead_low": float(np.quantile(apart, 0.025))}
+                row["ahead_high"] = float(np.quantile(apart, 0.975))
+            yield {**row, "windows": len(values), "nll_by_window": [round(v, 4) for v in listed]}
+
+
+class Reader:
+    """The model that reads everything, and what it reads."""
+
+    def __init__(self, model: R3Mem, adapters: bool) -> None:
+        self.model, self.backbone, self.adapters = model, model.backbone, adapters
+
+    @torch.no_grad()
+    def after(self, continuation_N: Tensor, memories: Sequence[MemoryState]) -> list[float]:
+        """Mean NLL of the continuation after each of some memories of one width, nats a token."""
+        state = MemoryState.stacked(memories)
+        text = Segments.whole(continuation_N.expand(len(memories), -1))
+        return self._means(self.model.likelihood(text, state), text, 0)
+
+    @torch.no_grad()
+    def after_text(self, ids_N: Tensor, counted: int) -> float:
+        """Mean NLL of the last ``counted`` tokens of a text but their first, nats a token."""
+        text = Segments.whole(ids_N[None])
+        return self._means(self.backbone(text).logits_BNV, text, len(ids_N) - counted)[0]
+
+    @staticmethod
+    def _means(logits_BNV: Tensor, text: Segments, first: int) -> list[float]:
+        """Of a continuation the first token does not count: with nothing before it, nothing predicts it."""
+        return [float(row_N.mean()) for row_N in next_nll(logits_BNV, text)[:, first:-1]]
+
+
+class Bench:
+    """One history length.
+
+    Args:
+        reader: The model.
+        history: N.
+        ratios: Text tokens per position.
+        methods: Names of `SCORERS`.
+        segment: Tokens of a segment where the history is streamed at constant state.
+        precisions: How the default memory is stored, with words in it, for one more row each.
+    """
+
+    def __init__(
+        self, reader: Reader, history: int, ratios: list[int], methods: list[str], segment: int,
+        precisions: list[Precision],
+    ) -> None:  # fmt: skip
+        self.reader, self.history, self.ratios, self.methods = reader, history, ratios, methods
+        self.segment, self.precisions = segment, precisions
+        self.scorers = {name: SCORERS[name]() for name in methods}
+        self.seconds: dict[str, float] = {}
+
+    @torch.no_grad()
+    def window(self, ids: list[int], other: list[int], measured: Measured) -> None:
+        """Measure one window; ``other`` is another passage of the same text."""
+        reader, ids_N = self.reader, torch.tensor(ids, device=self.reader.backbone.device)
+        history_N, continuation_N = ids_N[: self.history], ids_N[self.history :]
+        measured.add("nothing", 0, reader.after_text(continuation_N, CONTINUATION))
+        measured.add("full", 0, self._timed("read the full history", reader.after_text, ids_N, CONTINUATION))
+        memories = self._selected(history_N)
+        memories |= {("oracle", r): s for (_, r), s in self._oracle(ids_N).items()}
+        first = self.methods[0]
+        of_other = self._selected(torch.tensor(other[: self.history], device=ids_N.device), [first])
+        memories |= {(f"{first}, another passage's", r): s for (_, r), s in of_other.items()}
+        for ratio in self.ratios:
+            n_slots = self.history // ratio
+            named = {name: state for (name, r), state in memories.items() if r == ratio}
+            named |= self._stored(named[first])
+            if self.history > self.segment and n_slots < self.history:
+                named["selected, streamed"] = self._streamed(history_N, ratio)
+            for name, value in zip(
+                named, self._timed("read memories", reader.after, continuation_N, list(named.values())), strict=True
+            ):
+                measured.add(name, n_slots, value)
+            last_N, first_N = history_N[-n_slots:], history_N[:n_slots]
+            measured.add("raw last", n_slots, reader.after_text(torch.cat([last_N, continuation_N]), CONTINUATION))
+            measured.add("raw first", n_slots, reader.after_text(torch.cat([first_N, continuation_N]), CONTINUATION))
+
+    def _selected(self, history_N: Tensor, methods: list[str] | None = None) -> dict[tuple[str, int], MemoryState]:
+        """Memories of a history by method and ratio: one pass, a score each."""
+        scorers = {name: self.scorers[name] for name in methods or self.methods}
+        text, logits = Segments.whole(history_N[None]), any(s.needs_logits for s in scorers.values())
+        observed = self._timed(
+            "write: the pass", self.reader.backbone, text, None, logits=logits, observe=True
+        ).attention
+        found = {}
+        for name, scorer in scorers.items():
+            scores = self._timed(f"write: {name}", scorer, observed)
+            for ratio in self.ratios:
+                slots_BKW = self._compressor(ratio).select(self.reader.backbone, observed, scores)
+                found[name, ratio] = MemoryState(slots_BKW, text.lengths_B, ratio)
+        return found
+
+    def _oracle(self, ids_N: Tensor) -> dict[tuple[str, int], MemoryState]:
+        """The same, chosen by what the continuation attends to."""
+        text, scorer = Segments.whole(ids_N[None]), FutureAttention(CONTINUATION)
+        observed = self.reader.backbone(text, None, logits=False, observe=True).attention
+        scores, found = scorer(observed), {}
+        for ratio in self.ratios:
+            compressor, n_slots = SelectedKeyValues(self.reader.backbone.width, ratio, scorer), self.history // ratio
+            # The text with its continuation has more slots than the history alone.
+            compressor.ratio = math.ceil(len(ids_N) / n_slots)
+            slots_BKW = compressor.select(self.reader.backbone, observed, scores)[:, :n_slots]
+            found[ORACLE, ratio] = MemoryState(slots_BKW, text.lengths_B * 0 + n_slots * ratio, ratio)
+        return found
+
+    def _streamed(self, history_N: Tensor, ratio: int) -> MemoryState:
+        """The state of constant size after the history in segments."""
+        n_slots, state = self.history // ratio, None
+        # Segments offer half of their positions to the competition.
+        compressor = SelectedKeyValues(
+            self.reader.backbone.width, 2, self.scorers[self.methods[0]], max_slots=n_slots
+        )
+        for piece_N in history_N.split(self.segment):
+            text = Segments.whole(piece_N[None])
+            written = compressor(self.reader.backbone, text, state, logits=False)
+            state = compressor.next_state(
+                self.reader.backbone, state, MemoryState(written.slots_BKD, text.lengths_B, 2)
+            )
+        assert state is not None
+        return MemoryState(state.slots_BKD, state.lengths_B * 0 + n_slots * ratio, ratio)
+
+    def _stored(self, state: MemoryState) -> dict[str, MemoryState]:
+        """The memory with words in it, as it comes back from storage."""
+        if not self.precisions:
+            return {}
+        model, found = self.reader.model, {}
+        model.set_ratio(state.ratio)
+        words = Segments.whole(torch.randint(0, model.backbone.vocabulary, (1, int(state.lengths_B[0]))))
+        with_words = model._through_stack(words, state.slots_BKD).state
+        for precision in self.precisions:
+            stored = quantise(with_words.slots_BKD, precision, model.decoder.rotation_DD, model.decoder.share_dims)
+            slots_BKW = dequantise(stored, model.decoder.rotation_DD)
+            found[f"with words, {precision}"] = MemoryState(slots_BKW, state.lengths_B, state.ratio)
+        return found
+
+    def _compressor(self, ratio: int) -> SelectedKeyValues:
+        return SelectedKeyValues(self.reader.backbone.width, ratio, self.scorers[self.methods[0]])
+
+    def _timed(self, name: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        made = call(*args, **options)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        return made
 
 
 def main() -> None:
-    """Train what has not been trained, evaluate everything on held-out text, print and write."""
-    p = parser("Retained gain of a memory on held-out text", [4, 8, 16])
-    p.add_argument(
-        "--train",
-        nargs="+",
-        default=None,
-        metavar="PATH",
-        help="text to train on; a fifth of --text is held out if left out",
-    )
-    p.add_argument(
-        "--methods",
-        nargs="+",
-        default=list(METHODS),
-        choices=[RAW, *methods()],
-        help="what to train; peers and controls are faithful at --share 0",
-    )
-    p.add_argument("--train-tokens", type=int, default=200_000, help="tokens of windows that each method reads")
-    p.add_argument("--train-only", action="store_true", help="train and save, do not evaluate")
-    p.add_argument("--passages", type=int, default=24, help="held-out windows of each text")
-    p.add_argument("--batch", type=int, default=4, help="windows a training step")
-    p.add_argument("--lr", type=float, default=5e-4, help="highest learning rate")
-    p.add_argument(
-        "--write-layer",
-        type=int,
-        default=None,
-        help="layer whose states become slots; default 0.4 of the depth",
-    )
-    p.add_argument(
-        "--read-layer", type=int, default=None, help="layer at which a memory enters; default 0.13 of the depth"
-    )
-    p.add_argument("--pooled", type=float, default=0.5, help="share of the mean state in virtual tokens")
-    p.add_argument("--last", type=float, default=0.75, help="share of slots for single last tokens in edge pooling")
-    p.add_argument(
-        "--share", type=float, default=0.25, help="exact share of a slot; 0 for memories that cannot be recalled"
-    )
-    p.add_argument("--stream-method", default="edge_pool", choices=methods(), help="what reads streamed documents")
-    p.add_argument("--stream-tokens", type=int, default=16384, help="length of the streamed documents")
-    p.add_argument("--stream-documents", type=int, default=2, help="streamed documents of each text; 0 for none")
-    p.add_argument(
-        "--save", type=Path, default=None, metavar="DIR", help="keep trained models here, and use those found"
-    )
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to run")
+    """Measure, print and write."""
+    p = parser("Share of a history's gain that a memory keeps, beside as many raw tokens", [4, 8, 16, 32, 64])
+    p.add_argument("--history", nargs="+", type=int, default=[512, 2048], metavar="N", help="tokens of a history")
+    p.add_argument("--windows", type=int, default=24, help="windows of each text and history")
+    p.add_argument("--methods", nargs="+", default=list(SCORERS), choices=list(SCORERS), help="the first is ours")
+    p.add_argument("--segment", type=int, default=512, help="tokens of a segment where a history is streamed")
+    p.add_argument("--precision", nargs="*", default=["float16", "int8"], help="of memories with words in them")
+    p.add_argument("--share", type=float, default=0.25, help="exact share of a slot's first numbers, for words")
+    p.add_argument("--model", type=Path, default=None, metavar="DIR", help="a saved model, whose adapters then read")
     args = start(p)
-    if RAW not in args.methods and not args.train_only:
-        raise InputError("--methods must hold raw: nothing, full and last-n are measured with it")
-    if args.passages < 2:
-        raise InputError("--passages must be at least 2: the control reads the memory of another passage")
-
-    def model_of(method: str) -> R3Mem:
-        options: dict[str, Any] = {"share": args.share}
-        if method != RAW and has_maps(method):
-            options |= {"write_layer": args.write_layer, "read_layer": args.read_layer}
-        if method == "virtual_tokens":
-            options["pooled"] = args.pooled
-        if method == "edge_pool":
-            options["first"], options["last"] = 0.0, args.last
-        return build(method, args.backbone, args.dtype, args.ratio, options).to(args.device)
-
-    models, costs, held, long_texts = {}, {}, {}, {}
-    training: list[list[int]] = []
-    for method in args.methods:
-        model = model_of(method)
-        if not training:
-            for path in args.text:
-                texts = documents(path, model.backbone, 2_000_000, skip=5000, least=WINDOW)
-                if args.train is None:
-                    seen, texts = parted(texts)
-                    training += windows_of(seen, WINDOW, 10**6)
-                held[name_of(path)] = windows_of(texts, WINDOW, args.passages)
-                long_texts[name_of(path)] = [ids for ids in texts if len(ids) >= args.stream_tokens][
-                    : args.stream_documents
-                ]
-            for path in args.train or []:
-                budget = 4 * args.train_tokens // len(args.train)
-                training += windows_of(documents(path, model.backbone, budget, skip=5000, least=WINDOW), WINDOW, 10**6)
-            console.print(f"{len(training):,} training windows; held out: { {k: len(v) for k, v in held.items()} }")
-        folder = None if args.save is None else args.save / method
-        costs[method] = trained(
-            method,
-            training,
-            model,
-            views_of(method, args.ratio),
-            args.train_tokens,
-            args.batch,
-            args.lr,
-            args.seed,
-            folder,
-        )
-        models[method] = model
-    if args.train_only:
-        return
-    rows, streams = [], []
-    for text, windows in held.items():
-        raw = models[RAW]
-        nothing, full = nll(raw, View(0), windows), nll(raw, View(HISTORY), windows)
-
-        gain = nothing - full
-        last_n = {r: nll(raw, View(HISTORY // r), windows) for r in args.ratio}
-        shared = {"text": text, "nll_nothing": nothing, "nll_full": full, "passages": len(windows)}
-
-        def scored(ratio: int, value: float, cost: Cost, **more: Any) -> dict[str, Any]:
-            kept = {"retained_gain": (nothing - value) / gain, "gain_last_n": (nothing - last_n[ratio]) / gain}  # noqa: B023
-            spent = {"train_seconds": round(cost.train_seconds), "train_tokens": cost.train_tokens}
-            return {
-                **shared, **more, "ratio": ratio, "positions": HISTORY // ratio, "nll_memory": value,  # noqa: B023
-                "nll_last_n": last_n[ratio], **kept, **spent, "parameters": cost.parameters,  # noqa: B023
-                "share": args.share, **({"last": args.last} if "edge_pool" in more["method"] else {}),
-            }  # fmt: skip
-
-        for ratio in args.ratio:
-            for method in [m for m in args.methods if m != RAW]:
-                model, mix, cost = models[method], mixed(ratio), costs[method]
-                rows.append(scored(ratio, nll(model, View(0, ratio), windows), cost, method=method))
-                with_recent = nll(model, mix, windows)
-                more = {"method": f"{method} + recent", "recent": mix.recent, "memory_ratio": mix.ratio}
-                rows.append(scored(ratio, with_recent, cost, **more))
-                if method != "mean_pool":
-                    for name, other in (("another passage's memory", True), ("random memory", False)):
-                        value = nll_control(model, ratio, windows, other, args.seed)
-                        rows.append(scored(ratio, value, cost, method=f"{method}, {name}"))
-        if args.stream_method in models and args.stream_documents and long_texts[text]:
-            found = streaming(models[args.stream_method], raw, long_texts[text], args.ratio, args.stream_tokens)
-            streams += [{"text": text, "method": args.stream_method, **r} for r in found]
-    table("Retained gain, 256 tokens after 512 tokens of history (held out)", rows, COLUMNS)
-    bounds = {r["text"]: [round(math.exp(r[k]), 1) for k in ("nll_nothing", "nll_full")] for r in rows}
-    console.print(f"perplexity nothing, full: {bounds}; peak memory {peak_mib():,.0f} MiB")
-    if streams:
-        summary = []
-        for text, ratio in dict.fromkeys((r["text"], r["ratio"]) for r in streams):
-            mine = [r for r in streams if r["text"] == text and r["ratio"] == ratio]
-            for low in range(0, args.stream_tokens, args.stream_tokens // 4):
-                part = [r for r in mine if low <= r["position"] < low + args.stream_tokens // 4]
-                if part:
-                    keys = ("nll_nothing", "nll_memory", "nll_last_n")
-                    means = {k: sum(r[k] for r in part) / len(part) for k in keys}
-                    summary.append({"text": text, "ratio": ratio, "from_position": low, **means})
-        table("Streaming: 512-token segments with the memory of all before", summary, list(summary[0]))
-    curves = {m: c.curve for m, c in costs.items()}
-    write(args.json, args.seed, rows, streaming=streams, curves=curves)
+    if args.windows < 2:
+        raise InputError("--windows must be at least 2: the control reads the memory of another passage")
+    torch.set_flush_denormal(True)
+    if args.model is not None:
+        model = R3Mem.from_pretrained(args.model)
+    else:
+        backbone = Backbone(args.backbone, args.dtype, lora_rank=0)
+        stack = ReversibleStack([PositionBinding(backbone.width, max(args.ratio), args.share)])
+        model = R3Mem(backbone, SelectedKeyValues(backbone.width, max(args.ratio)), stack)
+    reader = Reader(model.eval(), args.model is not None)
+    rows: list[dict[str, Any]] = []
+    spent = {}
+    for history in args.history:
+        bench = Bench(reader, history, args.ratio, args.methods, args.segment, args.precision)
+        for path in args.text:
+            windows, measured = windows_of(path, reader.backbone, history + CONTINUATION, args.windows), Measured()
+            for i in track(range(len(windows)), f"{name_of(path)}, {history}", console=console):
+                bench.window(windows[i], windows[(i + 1) % len(windows)], measured)
+            named = {"text": name_of(path), "history": history}
+            new = [{**named, "ratio": history // max(1, r["positions"]), **r} for r in measured.rows(args.seed)]
+            table(f"{name_of(path)}, {history} tokens of history", new, COLUMNS)
+            rows += new
+            spent[str(history)] = {name: round(s, 1) for name, s in bench.seconds.items()}
+            write(args.json, args.seed, rows, seconds=spent, peak_mib=round(peak_mib()))
 
 
 if __name__ == "__main__":

@@ -303,6 +303,8 @@ class Backbone(nn.Module):
             embeds.append(slots_BKD.to(embeds[0].dtype))
         inputs: dict[str, Any] = {"inputs_embeds": torch.cat(embeds, 1)}
         layout = PassLayout.of(text, prefix, slot_mask_BK, slot_positions_BK, slots_after_BK)
+        self.check_positions(layout.positions_BS, layout.valid_BS)
+        # Padding may stand beyond the last position; nothing sees it.
         positions_BS = layout.positions_BS.clamp(max=self.max_positions - 1)
         cache: PassCache | None = None
         if n_cached or key_values:
@@ -361,6 +363,24 @@ class Backbone(nn.Module):
             made.text_BND = states_BSD[:, first:end]
             made.slots_BKD = states_BSD[:, end:] if slots_BKD is not None else None
         return made
+
+    def check_positions(self, positions_BS: Tensor, valid_BS: Tensor) -> None:
+        """Refuse a pass that needs more positions than the model has.
+
+        Args:
+            positions_BS: Position ids.
+            valid_BS: True where a position holds something.
+
+        Raises:
+            InputError: The message has both numbers.
+        """
+        needed = int(torch.where(valid_BS, positions_BS, -1).max()) + 1 if positions_BS.numel() else 0
+        if needed > self.max_positions:
+            raise InputError(
+                f"memory and text need {needed} positions, {self.name} has {self.max_positions}: shorten the text or "
+                "prompt, read fewer virtual tokens (a higher ratio, or a state of fewer slots), or stream a long text "
+                "in segments"
+            )
 
     def _check_observable(self, prefix: Prefix | None) -> None:
         """Refuse what cannot be observed.

@@ -71,6 +71,7 @@ def generating(backbone: Backbone, prefix: Prefix) -> Iterator[None]:
         segment_BS = prefix.segments(text_BN.shape[1])
         if segment_BS is not None:
             segment_BS = segment_BS.repeat_interleave(copies, 0)
+        backbone.check_positions(positions_BS, valid_BS)
         masks = PassMasks.build(valid_BS, n_prefix, n_queries, backbone.compute, segment_BS=segment_BS)
         steps.close()
         if prefix.layer > 0:
@@ -105,6 +106,15 @@ def continued(
     for b, prompt in enumerate(prompts):
         ids_BN[b, longest - len(prompt) :] = torch.tensor(prompt, device=backbone.device)
         mask_BS[b, n_prefix + longest - len(prompt) :] = 1
+    # A continuation that cannot end inside the window is refused before it begins.
+    start = 0 if prefix is None else int(prefix.start_B.max())
+    new = options.get("max_new_tokens") or getattr(backbone.base.generation_config, "max_new_tokens", None) or 1
+    if start + longest + new > backbone.max_positions:
+        raise InputError(
+            f"a memory of {start} positions, a prompt of {longest} tokens and {new} new ones need "
+            f"{start + longest + new} positions, {backbone.name} has {backbone.max_positions}: shorten the prompt, ask "
+            "for fewer new tokens, or read fewer virtual tokens (a higher ratio, or a state of fewer slots)"
+        )
     embeds_BSD = backbone.embed(ids_BN)
     inputs = {"input_ids": ids_BN}
     if prefix is not None:

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from r3mem import saving
 from r3mem.backbone import Backbone, Pass
 from r3mem.components import describe
-from r3mem.compressors import Compressor
+from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
 from r3mem.evaluation_mode import evaluating
 from r3mem.hierarchy import Flat, Hierarchy, Refined
 from r3mem.lossless_tokens import lossless_ids
 from r3mem.memory import Memory, MemoryState, Segments, slots_needed
 from r3mem.prefix import Prefix
-from r3mem.reversible import Decoder
+from r3mem.reversible import Decoder, PositionBinding, ReversibleStack
 from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.quantise import Precision, Quantised, dequantise, quantise
 from r3mem.reversible.text_side import Proof
@@ -62,23 +62,31 @@ class Step:
 class SegmentModel(nn.Module):
     """Backbone, compressor, decoder and hierarchy, working on segments.
 
+    Without arguments it is ready to use, and nothing has to be trained.
+
     Args:
-        backbone: The language model.
-        compressor: Text to initial memory stream (SEAM 1).
-        decoder: The reversible stack, or what stands in its place (SEAM 2).
-        hierarchy: Document to segments (SEAM 3).
+        backbone: The language model; None for SmolLM2-135M-Instruct as it is, without adapters.
+        compressor: Text to initial memory stream (SEAM 1); None for `SelectedKeyValues`.
+        decoder: The reversible stack, or what stands in its place (SEAM 2); None for a stack of one `PositionBinding`.
+        hierarchy: Document to segments (SEAM 3); None for segments of equal length.
         prior: Settles thin readings by the language model's expectation.
     """
 
     def __init__(
         self,
-        backbone: Backbone,
-        compressor: Compressor,
-        decoder: Decoder,
+        backbone: Backbone | None = None,
+        compressor: Compressor | None = None,
+        decoder: Decoder | None = None,
         hierarchy: Hierarchy | None = None,
         prior: LanguageModelPrior | None = None,
     ) -> None:
         super().__init__()
+        if backbone is None:
+            backbone = Backbone(lora_rank=0)
+        if compressor is None:
+            compressor = SelectedKeyValues(backbone.width)
+        if decoder is None:
+            decoder = ReversibleStack([PositionBinding(backbone.width, compressor.ratio)])
         if compressor.ratio != decoder.ratio:
             raise ConfigError(
                 f"the compressor's ratio is {compressor.ratio}, the decoder's {decoder.ratio}: make them equal"

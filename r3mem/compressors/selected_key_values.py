@@ -28,7 +28,7 @@ from r3mem.backbone import Backbone
 from r3mem.compressors.base import Compressor, Written
 from r3mem.compressors.key_value_slots import key_value_prefix
 from r3mem.compressors.scorers import AttentionReceived, DistantAttention, Scorer, SumOfScorers
-from r3mem.errors import ConfigError, InputError
+from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.prefix import Prefix
 
@@ -105,7 +105,6 @@ class SelectedKeyValues(Compressor):
                 "positions 'original' serve a text of one segment only: make segments longer, or take 'compact'"
             )
         prefix = None if memory is None else self.read(memory)
-        self._check_length(backbone, text, prefix)
         out = backbone(text, prefix, logits=logits or self.scorer.needs_logits, observe=True)
         assert out.attention is not None
         return Written(self.select(backbone, out.attention), out.logits_BNV if logits else None)
@@ -208,15 +207,6 @@ class SelectedKeyValues(Compressor):
         rank_BLHS = torch.where((kept_BS | sink_BS)[:, None, None], rank_BLHS, -torch.inf)
         index_BLHK = _first_in_order(rank_BLHS.flatten(1, 2), slots_B, n_slots).view(*rank_BLHS.shape[:3], n_slots)
         return index_BLHK, worth_BLHS.gather(-1, index_BLHK)
-
-    def _check_length(self, backbone: Backbone, text: Segments, prefix: Prefix | None) -> None:
-        start = 0 if prefix is None else int(prefix.start_B.max())
-        longest, limit = start + int(text.lengths_B.max()), backbone.max_positions
-        if longest > limit:
-            raise InputError(
-                f"a memory of {start} positions and a segment of {int(text.lengths_B.max())} tokens need {longest} "
-                f"positions, {backbone.name} has {limit}: cut texts into shorter segments (hierarchy.segment_tokens)"
-            )
 
 
 def _first_in_order(rank_BXS: Tensor, count_B: Tensor, most: int) -> Tensor:

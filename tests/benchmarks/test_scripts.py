@@ -78,7 +78,7 @@ def test_throughput(text: Path, backbone_folder: Path) -> None:
 @pytest.mark.slow
 def test_retention(text: Path, backbone_folder: Path) -> None:
     more = ("--ratio", "8", "--train-tokens", "3072", "--batch", "2", "--passages", "2")
-    written = run("retention.py", text, backbone_folder, *more, "--share", "0.5", "--stream-tokens", "2048")
+    written = run("retention_trained.py", text, backbone_folder, *more, "--share", "0.5", "--stream-tokens", "2048")
     assert all(set(row) >= RETENTION_ROW for row in written["rows"])
     assert {row["method"] for row in written["rows"]} == {
         f"{method}{what}" for method in ("virtual_tokens", "edge_pool")
@@ -95,7 +95,7 @@ def test_retention(text: Path, backbone_folder: Path) -> None:
 def test_retention_of_memories_without_words(text: Path, backbone_folder: Path) -> None:
     budget = ("--ratio", "8", "--train-tokens", "1536", "--batch", "2", "--passages", "2", "--stream-documents", "0")
     methods = ("--methods", "raw", "edge_pool", "recurrent_memory")
-    written = run("retention.py", text, backbone_folder, *budget, *methods, "--share", "0")
+    written = run("retention_trained.py", text, backbone_folder, *budget, *methods, "--share", "0")
     assert len(written["rows"]) == len({row["nll_memory"] for row in written["rows"]}) == 8 and {
         row["share"] for row in written["rows"]
     } == {0.0}

@@ -81,10 +81,9 @@ class BenefitWeightedAttention(Scorer):
 def next_nll(logits_BNV: Tensor, text: Segments) -> Tensor:
     """Negative log-likelihood ``BN`` of the token behind each position, nats; 0 at the last and at padding."""
     targets_BN = text.ids_BN[:, 1:].masked_fill(~text.mask_BN[:, 1:], -100)
-    parts = [
-        cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view(targets.shape)
-        for logits, targets in zip(
-            logits_BNV[:, :-1].split(TOKENS_AT_ONCE, 1), targets_BN.split(TOKENS_AT_ONCE, 1), strict=True
-        )
-    ]
-    return pad(torch.cat(parts, 1), (0, 1))
+    parts = []
+    for first in range(0, targets_BN.shape[1], TOKENS_AT_ONCE):
+        targets = targets_BN[:, first : first + TOKENS_AT_ONCE]
+        logits = logits_BNV[:, first : first + targets.shape[1]].flatten(0, 1).float()
+        parts.append(cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape))
+    return pad(torch.cat(parts, 1), (0, 1)) if parts else torch.zeros_like(text.ids_BN, dtype=torch.float32)
