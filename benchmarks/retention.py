@@ -36,7 +36,7 @@ from r3mem.compressors.scorers import (
 )
 from r3mem.compressors.scorers.benefit_weighted import next_nll
 from r3mem.reversible import PositionBinding, ReversibleStack
-from r3mem.reversible.quantise import Precision, dequantise, quantise
+from r3mem.reversible.quantise import Precision, dequantise
 
 CONTINUATION, SKIPPED_CHARACTERS, RESAMPLED = 256, 5000, 2000
 ONE_PASS, TWO_PASSES, ORACLE = "selected (1 pass)", "selected (2 passes)", "oracle"
@@ -253,8 +253,7 @@ class Bench:
         words = Segments.whole(torch.randint(0, model.backbone.vocabulary, (1, int(state.lengths_B[0]))))
         with_words = model._through_stack(words, state.slots_BKD).state
         for precision in self.precisions:
-            stored = quantise(with_words.slots_BKD, precision, model.decoder.rotation_DD, model.decoder.share_dims)
-            slots_BKW = dequantise(stored, model.decoder.rotation_DD)
+            slots_BKW = dequantise(model.stored(with_words.slots_BKD, precision), model.decoder.rotation_DD)
             found[f"with words, {precision}"] = MemoryState(slots_BKW, state.lengths_B, state.ratio)
         return found
 

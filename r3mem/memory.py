@@ -161,7 +161,7 @@ class Memory:
     Attributes:
         data_TKD: Stored coordinates of every slot, in ``precision``.
         share_scale_TK: Unit of each slot's exact share.
-        rest_scale_TK: Unit of the rest of each slot.
+        rest_scale_TK: Unit of the rest of each slot; ``TKG`` where groups of coordinates have units of their own.
         precision: ``float32``, ``float16`` or ``int8``.
         share_dims: Coordinates that belong to the exact share.
         lengths_T: Text tokens of each segment.
@@ -170,6 +170,7 @@ class Memory:
         digests: signed 64-bit digest of each segment's token ids.
         fingerprint: Names of what the memory can be read by: ``backbone``, ``stack`` and ``prior``.
         wrong: Tokens of each segment that the slots alone give wrongly, before corrections.
+        scale_group: Coordinates of such a group; None where the rest has one unit.
     """
 
     data_TKD: Tensor
@@ -183,6 +184,7 @@ class Memory:
     digests: list[int] = field(repr=False)
     fingerprint: dict[str, str] = field(default_factory=dict)
     wrong: list[int] = field(default_factory=list, repr=False)
+    scale_group: int | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -198,7 +200,8 @@ class Memory:
     def nbytes(self) -> int:
         """Bytes of slots, scales, corrections and digests; padding slots are not counted."""
         width = self.data_TKD.shape[-1]
-        slot_bytes = width * self.data_TKD.element_size() + 8
+        scales = 1 + (self.rest_scale_TK.shape[-1] if self.scale_group is not None else 1)
+        slot_bytes = width * self.data_TKD.element_size() + scales * self.rest_scale_TK.element_size()
         return self.n_slots * slot_bytes + self.correction_bits // 8 + 8 * len(self.digests)
 
     @property
@@ -218,7 +221,8 @@ class Memory:
         first = parts[0]
 
         def kind(part: Memory) -> tuple[object, ...]:
-            return part.ratio, part.precision, part.share_dims, part.data_TKD.shape[-1], part.fingerprint
+            width, group = part.data_TKD.shape[-1], part.scale_group
+            return part.ratio, part.precision, part.share_dims, width, part.fingerprint, group
 
         if any(kind(p) != kind(first) for p in parts):
             raise InputError("these memories differ in ratio, precision or model; only like can be joined with like")
@@ -237,7 +241,7 @@ class Memory:
             precision=first.precision, share_dims=first.share_dims,
             lengths_T=torch.cat([p.lengths_T for p in parts]), ratio=first.ratio,
             corrections=[c for p in parts for c in p.corrections], digests=[d for p in parts for d in p.digests],
-            fingerprint=first.fingerprint, wrong=[w for p in parts for w in p.wrong],
+            fingerprint=first.fingerprint, wrong=[w for p in parts for w in p.wrong], scale_group=first.scale_group,
         )  # fmt: skip
 
     def part(self, first: int, count: int = 1) -> Memory:
@@ -254,7 +258,7 @@ class Memory:
         return Memory(
             self.data_TKD[rows, :n_slots], self.share_scale_TK[rows, :n_slots], self.rest_scale_TK[rows, :n_slots],
             self.precision, self.share_dims, lengths_T, self.ratio, self.corrections[rows], self.digests[rows],
-            self.fingerprint, self.wrong[rows],
+            self.fingerprint, self.wrong[rows], self.scale_group,
         )  # fmt: skip
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -273,6 +277,7 @@ class Memory:
         about = {
             "format": str(FORMAT), "precision": self.precision, "share_dims": str(self.share_dims),
             "ratio": str(self.ratio), "fingerprint": json.dumps(self.fingerprint),
+            "scale_group": json.dumps(self.scale_group),
         }  # fmt: skip
         return tensors, about
 
@@ -309,7 +314,7 @@ class Memory:
         return cls(
             tensors["data"], tensors["share_scale"], tensors["rest_scale"], about["precision"],
             int(about["share_dims"]), tensors["lengths"], int(about["ratio"]), pieces, tensors["digests"].tolist(),
-            json.loads(about["fingerprint"]), tensors["wrong"].tolist(),
+            json.loads(about["fingerprint"]), tensors["wrong"].tolist(), json.loads(about.get("scale_group", "null")),
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:

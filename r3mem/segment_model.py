@@ -86,7 +86,7 @@ class SegmentModel(nn.Module):
         if compressor is None:
             compressor = SelectedKeyValues(backbone.width)
         if decoder is None:
-            decoder = ReversibleStack([PositionBinding(backbone.width, compressor.ratio)])
+            decoder = ReversibleStack([_default_binding(backbone, compressor)])
         if compressor.ratio != decoder.ratio:
             raise ConfigError(
                 f"the compressor's ratio is {compressor.ratio}, the decoder's {decoder.ratio}: make them equal"
@@ -269,7 +269,7 @@ class SegmentModel(nn.Module):
             For each row the segment's own state, and the record that is stored.
         """
         step = self.step(text, joined(memories), logits=False, level=level)
-        stored = quantise(step.state.slots_BKD, precision, self.decoder.rotation_DD, self.decoder.share_dims)
+        stored = self.stored(step.state.slots_BKD, precision)
         # What is read next is what was stored: to go on from a file changes nothing.
         slots_BKD = dequantise(stored, self.decoder.rotation_DD)
         proofs = self.exact.prove(text, slots_BKD)
@@ -278,6 +278,16 @@ class SegmentModel(nn.Module):
             state = MemoryState(slots_BKD[i : i + 1], text.lengths_B[i : i + 1], self.ratio)
             made.append((state, self._record(stored, i, length, proofs[i], fingerprint)))
         return made
+
+    def stored(self, slots_BKW: Tensor, precision: Precision) -> Quantised:
+        """Virtual tokens as they are stored.
+
+        Args:
+            slots_BKW: Finished virtual tokens.
+            precision: ``float32``, ``float16`` or ``int8``.
+        """
+        group = self.compressor.scale_group(self.backbone)
+        return quantise(slots_BKW, precision, self.decoder.rotation_DD, self.decoder.share_dims, group)
 
     def prefix(self, states: Sequence[MemoryState]) -> Prefix:
         """What the backbone reads of one state per row."""
@@ -334,6 +344,7 @@ class SegmentModel(nn.Module):
         stored = Quantised(
             memory.data_TKD[part].to(self.backbone.device), memory.share_scale_TK[part].to(self.backbone.device),
             memory.rest_scale_TK[part].to(self.backbone.device), memory.precision, memory.share_dims,  # type: ignore[arg-type]
+            memory.scale_group,
         )  # fmt: skip
         return dequantise(stored, self.decoder.rotation_DD)
 
@@ -345,8 +356,19 @@ class SegmentModel(nn.Module):
             rest_scale_TK=stored.rest_scale_BK[i : i + 1, :n_slots].cpu(),
             precision=stored.precision, share_dims=stored.share_dims, lengths_T=torch.tensor([length]),
             ratio=self.ratio, corrections=[proof.packed], digests=[proof.digest], fingerprint=fingerprint,
-            wrong=[proof.wrong],
+            wrong=[proof.wrong], scale_group=stored.group,
         )  # fmt: skip
+
+
+def _default_binding(backbone: Backbone, compressor: Compressor) -> PositionBinding:
+    """Where keys and values are read, words are few, quiet, and in the last layer's keys first."""
+    if compressor.memory_width(backbone) == backbone.width:
+        return PositionBinding(backbone.width, compressor.ratio)
+    layout = backbone.key_values
+    return PositionBinding(
+        backbone.width, compressor.ratio, share=0.9, token_dims=12, block=layout.heads * layout.head_width,
+        amplitude=0.1,
+    )  # fmt: skip
 
 
 def joined(states: Sequence[MemoryState | None]) -> MemoryState | None:

@@ -20,7 +20,7 @@ from r3mem.reversible import Coupling, PositionBinding, ReversibleStack
 from r3mem.reversible.quantise import Precision
 from r3mem.tree_memory import TreeMemory
 from tests.battery.compressor import KeyValueBattery, random_text
-from tests.tiny_models import RATIO, SEGMENT, TEXT, WIDTH, awaken_adapters, same_memory
+from tests.tiny_models import HEAD_WIDTH, RATIO, SEGMENT, TEXT, WIDTH, awaken_adapters, same_memory
 
 KINDS = [ActivationBeacon, FiveHundredXCompressor, GistTokens]
 WIDE = KeyValueBattery.memory_width
@@ -52,7 +52,9 @@ def test_recall_is_exact(make: Make, kind: type[Compressor], precision: Precisio
     assert memory.data_TKD.shape[-1] == WIDE and memory.data_TKD.dtype == getattr(torch, precision)
     element, n_slots = memory.data_TKD.element_size(), sum(slots_needed(n, RATIO) for n in memory.lengths_T.tolist())
     kept = memory.correction_bits // 8 + 8 * len(memory.digests)
-    assert memory.nbytes == n_slots * (WIDE * element + 8) + kept
+    # In int8 every layer, head and kind has a scale, in float32; the words have one too.
+    scales = 1 + (WIDE // HEAD_WIDTH if precision == "int8" else 1)
+    assert memory.nbytes == n_slots * (WIDE * element + 4 * scales) + kept
     # The slots alone hold the words: nothing is left to correct but rounding.
     assert sum(memory.wrong) == 0
 

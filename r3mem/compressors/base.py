@@ -66,6 +66,10 @@ class Compressor(nn.Module, ABC):
         """
         return backbone.width
 
+    def scale_group(self, backbone: Backbone) -> int | None:
+        """Coordinates of a slot that share a scale where it is stored in int8; None where all do."""
+        return None
+
     @abstractmethod
     def forward(self, backbone: Backbone, text: Segments, memory: MemoryState | None, logits: bool = True) -> Written:
         """Compress one segment of each row, reading the memory of what came before.

@@ -68,6 +68,10 @@ class KeyValueSlots(AppendedSlots):
         """W; see :meth:`Compressor.memory_width`."""
         return backbone.key_values.width
 
+    def scale_group(self, backbone: Backbone) -> int:
+        """One scale for each layer, head and kind; see :meth:`Compressor.scale_group`."""
+        return backbone.key_values.head_width
+
     def initial(self, text: Segments) -> Tensor:
         """The learned vectors that a text uses, ``BKD``.
 

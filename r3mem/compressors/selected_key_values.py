@@ -93,6 +93,10 @@ class SelectedKeyValues(Compressor):
         layout = backbone.key_values
         return layout.width + layout.layers * layout.heads
 
+    def scale_group(self, backbone: Backbone) -> int:
+        """One scale for each layer, head and kind; see :meth:`Compressor.scale_group`."""
+        return backbone.key_values.head_width
+
     def forward(self, backbone: Backbone, text: Segments, memory: MemoryState | None, logits: bool = True) -> Written:
         """See :meth:`Compressor.forward`.
 

@@ -33,11 +33,24 @@ class PositionBinding(Coupling):
     (`exclude`), the memory holds every token's code ``P u`` exactly, whatever else it holds. A text stream of unit
     variance gives codes of unit variance. Both matrices are drawn from the seed, neither trained nor stored.
 
+    Slots of keys and values are read by attention, which words disturb. There they are few (``token_dims``), in the
+    first dimensions of the slot (``block``), and quiet (``amplitude``; DESIGN 3.2): F is multiplied by it, G divided.
+
     With ``trainable=True`` both are parameters, orthonormalised (QR) at each use: the promises above hold at every step
     of training, and an untrained coupling is the same as the fixed one.
     """
 
-    def __init__(self, width: int, ratio: int, share: float = 0.25, seed: int = 0, trainable: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        ratio: int,
+        share: float = 0.25,
+        seed: int = 0,
+        trainable: bool = False,
+        token_dims: int | None = None,
+        block: int | None = None,
+        amplitude: float = 1.0,
+    ) -> None:
         """Draw the matrices.
 
         Args:
@@ -46,11 +59,20 @@ class PositionBinding(Coupling):
             share: Part of a slot's dimensions that carries words, above 0 and at most 1. C = floor(share * D / ratio).
             seed: Of both matrices. The rotation depends on width and seed alone.
             trainable: Make both matrices parameters.
+            token_dims: Dimensions that a token takes at most: C is the smaller of this and what the share leaves it.
+            block: The rotation mixes this many dimensions with each other, the next as many, and so on, so that words
+                take the first dimensions of a slot first; None mixes all.
+            amplitude: Factor of the words in a slot.
 
         Raises:
             ConfigError: A share out of range, or one that leaves a token less than one dimension.
         """
         super().__init__()
+        if (token_dims is not None and token_dims < 1) or not 0 < amplitude or (block is not None and block < 1):
+            raise ConfigError(
+                f"token_dims {token_dims}, block {block} and amplitude {amplitude} are not possible: give at least one "
+                "dimension each, and an amplitude above 0"
+            )
         if width < 1 or ratio < 1 or not 0 < share <= 1:
             raise ConfigError(
                 f"width and ratio must be at least 1 and share above 0 and at most 1, got {width}, {ratio}, {share}"
@@ -59,10 +81,12 @@ class PositionBinding(Coupling):
         code_dims = math.floor(share * width / ratio + 1e-9)
         if code_dims < 1:
             raise ConfigError(_too_narrow(width, ratio, share))
+        code_dims = code_dims if token_dims is None else min(code_dims, token_dims)
+        self.token_dims, self.block, self.amplitude = token_dims, block, amplitude
         self.width, self.ratio, self.share, self.seed = width, ratio, share, seed
         self.code_dims = code_dims
         self.trainable = trainable
-        rotation_DD, projection_CD = (torch.tensor(m, dtype=torch.float32) for m in _draw(width, code_dims, seed))
+        rotation_DD, projection_CD = (torch.tensor(m, dtype=torch.float32) for m in self._drawn())
         if trainable:
             self.basis_DE = nn.Parameter(rotation_DD[:, : self.share_dims].clone())
             self.projection_CD = nn.Parameter(projection_CD)
@@ -74,7 +98,10 @@ class PositionBinding(Coupling):
         """The same rotation, cut into more or fewer blocks; see `Coupling.at_ratio`."""
         if self.trainable:
             return super().at_ratio(ratio)  # type: ignore[return-value]
-        return PositionBinding(self.width, ratio, self.share, self.seed).to(self.get_buffer("_rotation_DD").device)
+        made = PositionBinding(
+            self.width, ratio, self.share, self.seed, False, self.token_dims, self.block, self.amplitude
+        )
+        return made.to(self.get_buffer("_rotation_DD").device)
 
     @property
     def share_dims(self) -> int:
@@ -98,7 +125,7 @@ class PositionBinding(Coupling):
         text_BND = keep_where(token_mask(lengths_B, n_tokens), at_least_float32(text_BND))
         code_BNC = text_BND @ self._projection().T.to(text_BND.dtype)
         code_BNC = nn.functional.pad(code_BNC, (0, 0, 0, n_slots * self.ratio - n_tokens))
-        share_BKE = code_BNC.reshape(batch, n_slots, self.share_dims)
+        share_BKE = code_BNC.reshape(batch, n_slots, self.share_dims) * self.amplitude
         return share_BKE @ self._basis().T.to(text_BND.dtype)
 
     def to_text(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> Tensor:
@@ -151,9 +178,22 @@ class PositionBinding(Coupling):
     def _read(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> Tensor:
         batch, n_slots, _ = memory_BKD.shape
         memory_BKD = keep_where(slot_mask(lengths_B, n_slots, self.ratio), at_least_float32(memory_BKD))
-        share_BKE = memory_BKD @ self._basis().to(memory_BKD.dtype)
+        share_BKE = memory_BKD @ self._basis().to(memory_BKD.dtype) / self.amplitude
         code_BNC = share_BKE.reshape(batch, n_slots * self.ratio, self.code_dims)[:, :n_tokens]
         return keep_where(token_mask(lengths_B, n_tokens), code_BNC)
+
+    def _drawn(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """``rotation_DD`` and ``projection_CD``, of NumPy alone so that every machine and torch version gets the same.
+
+        What is left to differ is LAPACK's rounding, about 1e-15: compare stacks by their settings, not by these bits.
+        """
+        block = self.width if self.block is None else min(self.block, self.width)
+        rotation_DD = np.zeros((self.width, self.width))
+        for first in range(0, self.width, block):
+            size = min(block, self.width - first)
+            rotation_DD[first : first + size, first : first + size] = _random_orthonormal(size, size, self.seed, 0)
+        projection_DC = _random_orthonormal(self.width, self.code_dims, self.seed, stream=1)
+        return rotation_DD, np.ascontiguousarray(projection_DC.T)
 
     def _basis(self) -> Tensor:
         if self.trainable:
@@ -179,20 +219,10 @@ class PositionBinding(Coupling):
         after = self.get_buffer("_rotation_DD")
         if not after.is_meta and (after.dtype != before.dtype or before.is_meta):
             dtype = torch.promote_types(after.dtype, torch.float32)
-            rotation_DD, projection_CD = _draw(self.width, self.code_dims, self.seed)
+            rotation_DD, projection_CD = self._drawn()
             self._rotation_DD = torch.tensor(rotation_DD, dtype=dtype, device=after.device)
             self._projection_CD = torch.tensor(projection_CD, dtype=dtype, device=after.device)
         return self
-
-
-def _draw(width: int, code_dims: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``rotation_DD`` and ``projection_CD``, of NumPy alone so that every machine and torch version gets the same.
-
-    What is left to differ is LAPACK's rounding, about 1e-15: compare stacks by their settings, not by these bits.
-    """
-    rotation_DD = _random_orthonormal(width, width, seed, stream=0)
-    projection_DC = _random_orthonormal(width, code_dims, seed, stream=1)
-    return rotation_DD, np.ascontiguousarray(projection_DC.T)
 
 
 @lru_cache(maxsize=4)

@@ -8,7 +8,12 @@ slot @ rotation  =  [ share: share_dims coordinates | rest: D - share_dims coord
 ```
 Slots may be wider than the rotation: what is beyond it is not turned, and counts as rest.
 
-Shape legend: B batch, K virtual tokens, D width, R <= D width of the rotation.
+Slots of keys and values have loud heads and quiet ones. In int8 their rest can have a scale for each group of
+coordinates, as wide as a head::
+
+    [ share | rest of group 0 | group 1 | group 2 | ... ]     one share_scale, a rest_scale a group
+
+Shape legend: B batch, K virtual tokens, D width, R <= D width of the rotation, G groups.
 """
 
 from __future__ import annotations
@@ -37,9 +42,10 @@ class Quantised:
     Attributes:
         data: Rotated coordinates ``[share | rest]``, shape BKD, in units of the scales, in the type of ``precision``.
         share_scale_BK: Size of one unit of each slot's share, float32. 1 where the share is silent or not scaled.
-        rest_scale_BK: The same of the rest.
+        rest_scale_BK: The same of the rest; ``BKG`` where groups have scales of their own.
         precision: ``"float32"`` (not scaled), ``"float16"`` or ``"int8"``.
         share_dims: How many coordinates are the share's.
+        group: Coordinates of a group, counted from the first of the slot; None where the rest has one scale.
     """
 
     data: Tensor
@@ -47,6 +53,7 @@ class Quantised:
     rest_scale_BK: Tensor
     precision: Precision
     share_dims: int
+    group: int | None = None
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +62,9 @@ class Quantised:
 
 
 @torch.no_grad()
-def quantise(slots_BKD: Tensor, precision: Precision, rotation_RR: Tensor | None, share_dims: int) -> Quantised:
+def quantise(
+    slots_BKD: Tensor, precision: Precision, rotation_RR: Tensor | None, share_dims: int, group: int | None = None
+) -> Quantised:
     """Turn slots into what is stored.
 
     Args:
@@ -65,6 +74,8 @@ def quantise(slots_BKD: Tensor, precision: Precision, rotation_RR: Tensor | None
         rotation_RR: Orthogonal; column j is the direction of coordinate j, the first ``share_dims`` columns span the
             exact share. None where the slots are in that order already.
         share_dims: Width of the share, 0 to D.
+        group: Coordinates that share a scale in int8, see above; None gives the rest one scale. Other precisions need
+            no groups and have none.
 
     Returns:
         The stored form. A slot of zeros gives zeros.
@@ -84,12 +95,17 @@ def quantise(slots_BKD: Tensor, precision: Precision, rotation_RR: Tensor | None
     if not bool(torch.isfinite(rotated_BKD).all()):
         raise InputError("the virtual tokens are too large for float32: the compressor diverged, they cannot be stored")
     share_scale_BK = _scale(rotated_BKD[..., :share_dims], precision)
-    rest_scale_BK = _scale(rotated_BKD[..., share_dims:], precision)
-    units_BKD = rotated_BKD / _spread(share_scale_BK, rest_scale_BK, rotated_BKD.shape[-1], share_dims)
+    group = group if precision == "int8" else None
+    if group is None:
+        rest_scale_BK = _scale(rotated_BKD[..., share_dims:], precision)
+    else:
+        is_rest_D = torch.arange(rotated_BKD.shape[-1], device=rotated_BKD.device) >= share_dims
+        rest_scale_BK = _scale(_in_groups(rotated_BKD * is_rest_D, group), precision)
+    units_BKD = rotated_BKD / _spread(share_scale_BK, rest_scale_BK, rotated_BKD.shape[-1], share_dims, group)
     if precision == "int8":
         units_BKD = units_BKD.round().clamp(-INT8_LARGEST, INT8_LARGEST)
     data = units_BKD.to(getattr(torch, precision)).contiguous()
-    return Quantised(data, share_scale_BK, rest_scale_BK, precision, share_dims)
+    return Quantised(data, share_scale_BK, rest_scale_BK, precision, share_dims, group)
 
 
 @torch.no_grad()
@@ -101,7 +117,9 @@ def coordinates(quantised: Quantised) -> Tensor:
     """
     width = quantised.data.shape[-1]
     _check_layout(width, quantised.share_dims, None)
-    scale_BKD = _spread(quantised.share_scale_BK, quantised.rest_scale_BK, width, quantised.share_dims)
+    scale_BKD = _spread(
+        quantised.share_scale_BK, quantised.rest_scale_BK, width, quantised.share_dims, quantised.group
+    )
     return quantised.data.to(torch.float32) * scale_BKD
 
 
@@ -153,10 +171,22 @@ def _scale(part_BKX: Tensor, precision: Precision) -> Tensor:
     return torch.where(loudest_BK > 0, scale_BK, 1.0)
 
 
-def _spread(share_scale_BK: Tensor, rest_scale_BK: Tensor, width: int, share_dims: int) -> Tensor:
+def _in_groups(rotated_BKD: Tensor, group: int) -> Tensor:
+    """``BKG group``, the last group filled up with zeros."""
+    missing = -rotated_BKD.shape[-1] % group
+    return torch.nn.functional.pad(rotated_BKD, (0, missing)).unflatten(-1, (-1, group))
+
+
+def _spread(
+    share_scale_BK: Tensor, rest_scale_BK: Tensor, width: int, share_dims: int, group: int | None
+) -> Tensor:
     """The scale of every coordinate."""
     is_share_D = torch.arange(width, device=share_scale_BK.device) < share_dims
-    return torch.where(is_share_D, share_scale_BK[..., None], rest_scale_BK[..., None])
+    if group is None:
+        rest_BKD = rest_scale_BK[..., None]
+    else:
+        rest_BKD = rest_scale_BK.repeat_interleave(group, -1)[..., :width]
+    return torch.where(is_share_D, share_scale_BK[..., None], rest_BKD)
 
 
 def _check_layout(width: int, share_dims: int, rotation_RR: Tensor | None) -> None:
