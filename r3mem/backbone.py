@@ -33,14 +33,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r3mem import backbone_source
 from r3mem.adapters import with_adapters
-from r3mem.backbone_structure import body, decoder_layers, digest, head
+from r3mem.backbone_structure import body, decoder_layers, digest, head, plain_head
 from r3mem.errors import ConfigError, InputError
+from r3mem.evaluation_mode import evaluating
 from r3mem.generation import continued, soft
 from r3mem.key_values import KeyValueLayout, Pair, PassCache
 from r3mem.layer_checkpoints import checkpoint_layers
 from r3mem.layer_hooks import LayerReached, captured, head_reads, injected
 from r3mem.memory import Segments
-from r3mem.packing import Packing, check_packing
+from r3mem.next_tokens import NextTokens, Scores, logits_of
+from r3mem.packing import PROBED_TOKENS, Packing, check_packing
 from r3mem.pass_layout import PassLayout
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
@@ -53,18 +55,28 @@ class Pass:
     """What one backbone pass gives.
 
     Attributes:
-        logits_BNV: Next-token logits at the text positions, or None if not asked for.
+        scores: Next-token logits ``BNV`` at the text positions, or what makes them; None if not asked for.
         text_BND: Hidden states of the text that enter the captured layer, or None.
         slots_BKD: Hidden states of the write slots that enter the captured layer, or None.
         key_values_BKW: Keys and values of the write slots in all layers, float32, or None; see `KeyValueLayout`.
-        opening_BV: Logits of the text's first token, behind the prefix's last state; None without such a state.
+        opening: The same ``BV`` of the text's first token, behind the prefix's last state; None without such a state.
     """
 
-    logits_BNV: Tensor | None
+    scores: Scores | None
     text_BND: Tensor | None = None
     slots_BKD: Tensor | None = None
     key_values_BKW: Tensor | None = None
-    opening_BV: Tensor | None = None
+    opening: Scores | None = None
+
+    @property
+    def logits_BNV(self) -> Tensor | None:
+        """Next-token logits at the text positions, or None if not asked for; made when they are first read."""
+        return logits_of(self.scores)
+
+    @property
+    def opening_BV(self) -> Tensor | None:
+        """Logits of the text's first token, or None; made when they are first read."""
+        return logits_of(self.opening)
 
 
 class Backbone(nn.Module):
@@ -88,6 +100,7 @@ class Backbone(nn.Module):
     """
 
     pack: int | None = None
+    _head_apart = False
 
     def __init__(
         self,
@@ -194,6 +207,15 @@ class Backbone(nn.Module):
         with self.adapters_off():
             return KeyValueLayout.of(self.base, len(self.layers))
 
+    @cached_property
+    def _plain_head(self) -> nn.Linear | None:
+        """The head where logits are its output and nothing else, found by one short pass; else None."""
+        with evaluating(self), torch.no_grad():
+            ids_BN = torch.arange(PROBED_TOKENS, device=self.device)[None] % self.vocabulary
+            masks = PassMasks.build(torch.ones_like(ids_BN, dtype=torch.bool), 0, PROBED_TOKENS, self.compute)
+            inputs = {"inputs_embeds": self.embed(ids_BN), "attention_mask": masks.all_layers}
+            return plain_head(self.base, lambda: self._run(inputs, None))
+
     @property
     def max_positions(self) -> int:
         """Longest position the model was built for."""
@@ -236,6 +258,18 @@ class Backbone(nn.Module):
                     parameter.requires_grad_(wanted)
         else:
             yield
+
+    @contextmanager
+    def head_apart(self) -> Iterator[None]:
+        """Inside, passes end in front of a plain frozen head and give the states it reads; logits are made on demand.
+
+        Other heads give logits as ever.
+        """
+        before, self._head_apart = self._head_apart, True
+        try:
+            yield
+        finally:
+            self._head_apart = before
 
     # -- running it --------------------------------------------------------------------------------------------------
 
@@ -305,6 +339,9 @@ class Backbone(nn.Module):
             capture = self.output
         first, end = n_prefix - n_cached, n_prefix - n_cached + n_text
         last_B = prefix.last_B if prefix is not None and first else None
+        apart = self._plain_head if logits and self._head_apart else None
+        if apart is not None and apart.weight.requires_grad:
+            apart = None  # It was unfrozen since, and its gradient needs the logits.
         packing = None
         if self.pack is not None and cache is None and not plain:
             packing = Packing.of(layout, n_prefix, n_text, self.pack)
@@ -325,17 +362,25 @@ class Backbone(nn.Module):
                 if prefix is not None and prefix.layer > 0:
                     stack.enter_context(injected(self.layers, prefix, masks, type(self.base).__name__, packing))
             taken: list[Tensor] = []
+            behind: list[Tensor] = []
             if capture is not None:
                 stack.enter_context(captured(self.layers, body(self.base), capture, taken, stop=not logits))
+            if apart is not None:
+                stack.enter_context(captured(self.layers, body(self.base), self.output, behind, stop=True))
             output_logits_BSV = self._run(inputs, cache)
         made = Pass(None)
-        if output_logits_BSV is not None and packing is not None:
-            made.logits_BNV, made.opening_BV = packing.logits(output_logits_BSV[0], last_B)
-        elif output_logits_BSV is not None:
-            made.logits_BNV = output_logits_BSV[:, first:end]
+        rows_B = torch.arange(len(text.ids_BN), device=self.device)
+        if apart is not None:
+            states_BSD = behind[0] if packing is None else packing.unpack(behind[0])
+            made.scores = NextTokens(states_BSD[:, first:end], apart)
             if last_B is not None:
-                rows_B = torch.arange(len(output_logits_BSV), device=output_logits_BSV.device)
-                made.opening_BV = output_logits_BSV[rows_B, last_B]
+                made.opening = NextTokens(states_BSD[rows_B, last_B], apart)
+        elif output_logits_BSV is not None and packing is not None:
+            made.scores, made.opening = packing.logits(output_logits_BSV[0], last_B)
+        elif output_logits_BSV is not None:
+            made.scores = output_logits_BSV[:, first:end]
+            if last_B is not None:
+                made.opening = output_logits_BSV[rows_B, last_B]
         if cache is not None and cache.kept:
             made.key_values_BKW = self.key_values.flat(cache.kept, positions_BS[:, n_cached + end :])
         if taken:
