@@ -17,7 +17,6 @@ from harness import ROOT, console, run, table, write
 from rich.progress import track
 
 from r3mem import MemoryState, R3Mem, Segments
-from r3mem.cpu_precision import half_is_slow
 from r3mem.objectives import forward_nll
 
 HISTORY, CONTINUATION = 512, 256
@@ -37,9 +36,6 @@ def trained(folder: Path, extra: list[str]) -> Path:
     from lightning_modules.cli import main as r3mem
 
     command = ["fit", "--config", os.path.relpath(CONFIG), "--export.folder", str(folder / "model")]
-    if half_is_slow():
-        console.print("this CPU has no AVX-512, so that bfloat16 would take several times as long: float32 is taken")
-        command += ["--model.backbone.init_args.dtype", "float32"]
     command += extra
     console.print(f"$ r3mem {' '.join(command)}", highlight=False)
     r3mem(command)

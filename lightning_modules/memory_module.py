@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -124,10 +125,11 @@ class MemoryModule(LightningModule):
         A checkpoint that is loaded afterwards puts its own calibration in place.
 
         Raises:
-            ConfigError: The strategy would train something else than it says.
+            ConfigError: The strategy would train something else than it says, or processes hold other backbones.
         """
         strategy = self.trainer.strategy
         check_strategy(strategy)
+        self._check_same_backbone(strategy)
         self._in_step = isinstance(strategy, AdapterFSDPStrategy)
         if isinstance(strategy, AdapterFSDPStrategy):
             strategy.split(self.backbone)  # First, so that no process ever holds the whole of it on its device.
@@ -140,6 +142,19 @@ class MemoryModule(LightningModule):
             explained = self.model.calibrate() if ids is None else self.model.calibrate(ids, tokens or len(ids))
             rank_zero_info(f"calibrated: reading explains {explained:.0%} of the backbone's own states")
             self._calibrated = True
+
+    def _check_same_backbone(self, strategy: Strategy) -> None:
+        """Refuse processes whose backbones differ: machines may differ in what precision ``auto`` is."""
+        if self.trainer.world_size == 1:
+            return
+        own = int(self.backbone.fingerprint, 16) >> 1  # Of 64 bits; a signed number has one less.
+        both_2 = torch.tensor([own, -own], device=strategy.root_device)
+        highest, lowest = cast(Tensor, strategy.reduce(both_2, reduce_op="max")).tolist()
+        if highest != -lowest:
+            raise ConfigError(
+                f"the processes hold different backbones ({self.backbone.name} in {self.backbone.dtype} in this one): "
+                "set model.backbone.init_args.dtype to a precision instead of auto"
+            )
 
     def on_fit_start(self) -> None:
         """Forget what an earlier fit left behind."""
@@ -355,6 +370,7 @@ class MemoryModule(LightningModule):
         checkpoint["r3mem"] = {
             "format": CHECKPOINT_FORMAT,
             "backbone": self.backbone.fingerprint,
+            "dtype": self.backbone.dtype,
             "carried": None
             if carried is None
             else [carried.slots_BKD, carried.lengths_B, carried.ratio, carried.segment_BK],
@@ -375,8 +391,9 @@ class MemoryModule(LightningModule):
             )
         if about["backbone"] != self.backbone.fingerprint:
             raise FingerprintError(
-                f"this checkpoint belongs to backbone {about['backbone']}, but {self.backbone.name} is "
-                f"{self.backbone.fingerprint}: set model.backbone.init_args.name to the one it was trained on"
+                f"this checkpoint belongs to backbone {about['backbone']} in {about.get('dtype', 'some precision')}, "
+                f"but {self.backbone.name} in {self.backbone.dtype} is {self.backbone.fingerprint}: set "
+                "model.backbone.init_args.name and dtype to those it was trained on"
             )
         saving.load_own_state(self.model, checkpoint["state_dict"])
         checkpoint["state_dict"] = {}

