@@ -75,7 +75,7 @@ class _Adapted(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             y_MO = nn.functional.linear(x_MI, weight_OI, None if bias_O is None else bias_O.to(dtype))
             low_MR = x_MI @ a_RI.T
-            y_MO.addmm_(low_MR, b_OR.T)
+            torch.addmm(y_MO, low_MR, b_OR.T, out=y_MO)
         ctx.save_for_backward(x_MI, weight_OI, a_RI, b_OR, low_MR)
         ctx.shape, ctx.dtype, ctx.scale = x.shape, x.dtype, scale
         return y_MO.view(*x.shape[:-1], -1)
@@ -89,7 +89,8 @@ class _Adapted(torch.autograd.Function):
         with torch.autocast(grad.device.type, enabled=False):
             grad_MR = grad_MO @ b_OR
             if ctx.needs_input_grad[0]:
-                to_x = (grad_MO @ weight_OI).addmm_(grad_MR, a_RI).view(ctx.shape).to(ctx.dtype)
+                grad_MI = grad_MO @ weight_OI
+                to_x = torch.addmm(grad_MI, grad_MR, a_RI, out=grad_MI).view(ctx.shape).to(ctx.dtype)
             if ctx.needs_input_grad[3]:
                 to_a = (grad_MR.T @ x_MI).float()
             if ctx.needs_input_grad[4]:
