@@ -164,7 +164,7 @@ class Activations:
         layers: Of the decoder layers.
         inputs: What enters the decoder layers, which gradient checkpointing keeps instead.
         n_layers: Decoder layers.
-        logits: Probabilities of every token at every text position, float32.
+        loss: Gradient of the state in front of every text token; no logits are kept.
         adapters: Copies of the adapters in the precision of the computation, made anew for each segment.
         masks: Which position sees which.
         streams: Of compressor and stack.
@@ -173,7 +173,7 @@ class Activations:
     layers: int
     inputs: int
     n_layers: int
-    logits: int
+    loss: int
     adapters: int
     masks: int
     streams: int
@@ -181,13 +181,13 @@ class Activations:
     @property
     def total(self) -> int:
         """All of it."""
-        return self.layers + self.logits + self.adapters + self.masks + self.streams
+        return self.layers + self.loss + self.adapters + self.masks + self.streams
 
     @property
     def checkpointed(self) -> int:
         """With gradient checkpointing: the layers' inputs, and everything of the one that is computed again."""
         one_layer = (self.layers + self.adapters) // self.n_layers
-        return self.inputs + one_layer + self.logits + self.masks + self.streams
+        return self.inputs + one_layer + self.loss + self.masks + self.streams
 
 
 def activation_bytes(shape: Shape, rows: int, tokens: int, ratio: int, rank: int) -> Activations:
@@ -205,7 +205,7 @@ def activation_bytes(shape: Shape, rows: int, tokens: int, ratio: int, rank: int
         layers=rows * s * shape.layers * layer,
         inputs=rows * s * shape.layers * d * HALF,
         n_layers=shape.layers,
-        logits=(rows * tokens - rows) * shape.vocabulary * FLOAT,
+        loss=(rows * tokens - rows) * shape.width * HALF,
         adapters=shape.adapter_weights(rank) * HALF,
         masks=2 * rows * s * s * HALF,
         # Text as it enters and as it is written, the slots' tokens, written and read slots; the last norm.

@@ -129,7 +129,7 @@ def saved_bytes(model: R3Mem, batch: int, tokens: int) -> tuple[int, int]:
     """
     text = Segments.pad([[(7 * b + i) % model.backbone.vocabulary for i in range(tokens)] for b in range(batch)])
     with torch.no_grad():
-        state = model.step(text, None, False).state
+        state = model.step(text).state  # With a likelihood: the first pass of that kind tries out the head.
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     # The tensors are kept too: a storage that is let go would leave its address to another.
     kept: dict[int, torch.Tensor] = {}
@@ -147,8 +147,8 @@ def saved_bytes(model: R3Mem, batch: int, tokens: int) -> tuple[int, int]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         step = model.step(text, state, True)
-        assert step.logits_BNV is not None
-        summed, count = objectives.forward_nll(step.logits_BNV, text, torch.ones(batch, dtype=torch.bool))
+        assert step.scores is not None
+        summed, count = objectives.forward_nll(step.scores, text, torch.ones(batch, dtype=torch.bool))
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     (summed / count).backward()
     for hook in hooks:

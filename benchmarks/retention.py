@@ -35,6 +35,7 @@ from r3mem.compressors.scorers import (
     SumOfScorers,
 )
 from r3mem.compressors.scorers.benefit_weighted import next_nll
+from r3mem.next_tokens import Scores
 from r3mem.reversible import PositionBinding, ReversibleStack
 from r3mem.reversible.quantise import Precision, dequantise
 
@@ -139,18 +140,20 @@ class Reader:
         """Mean NLL of the continuation after each of some memories of one width, nats a token."""
         state = MemoryState.stacked(memories)
         text = Segments.whole(continuation_N.expand(len(memories), -1))
-        return self._means(self.model.likelihood(text, state), text, 0)
+        return self._means(self.model.scores(text, state), text, 0)
 
     @torch.no_grad()
     def after_text(self, ids_N: Tensor, counted: int) -> float:
         """Mean NLL of the last ``counted`` tokens of a text but their first, nats a token."""
         text = Segments.whole(ids_N[None])
-        return self._means(self.backbone(text).logits_BNV, text, len(ids_N) - counted)[0]
+        with self.backbone.head_apart():
+            scores = self.backbone(text).scores
+        return self._means(scores, text, len(ids_N) - counted)[0]
 
     @staticmethod
-    def _means(logits_BNV: Tensor, text: Segments, first: int) -> list[float]:
+    def _means(scores: Scores, text: Segments, first: int) -> list[float]:
         """Of a continuation the first token does not count: with nothing before it, nothing predicts it."""
-        return [float(row_N.mean()) for row_N in next_nll(logits_BNV, text)[:, first:-1]]
+        return [float(row_N.mean()) for row_N in next_nll(scores, text)[:, first:-1]]
 
 
 class Bench:
@@ -204,14 +207,13 @@ class Bench:
         """Memories of a history by method and ratio: one pass, a score each."""
         scorers = {name: self.scorers[name] for name in methods or self.methods}
         text, logits = Segments.whole(history_N[None]), any(s.needs_logits for s in scorers.values())
-        observed = self._timed(
-            "write: the pass", self.reader.backbone, text, None, logits=logits, observe=True
-        ).attention
-        found = {}
-        for name, scorer in scorers.items():
-            scores = self._timed(f"write: {name}", scorer, observed)
+        backbone, found = self.reader.backbone, {}
+        with backbone.head_apart():
+            observed = self._timed("write: the pass", backbone, text, None, logits=logits, observe=True).attention
+            scored = {name: self._timed(f"write: {name}", scorer, observed) for name, scorer in scorers.items()}
+        for name, scores in scored.items():
             for ratio in self.ratios:
-                slots_BKW = self._compressor(ratio).select(self.reader.backbone, observed, scores)
+                slots_BKW = self._compressor(ratio).select(backbone, observed, scores)
                 found[name, ratio] = MemoryState(slots_BKW, text.lengths_B, ratio)
         return found
 

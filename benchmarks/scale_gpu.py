@@ -98,9 +98,9 @@ def build(backbone: Backbone, args: argparse.Namespace, recomputes: bool) -> R3M
 def train_step(model: R3Mem, text: Segments, state: MemoryState, optimizer: torch.optim.Optimizer) -> None:
     """Forward, backward, Adam."""
     step = model.step(text, state, True)
-    assert step.logits_BNV is not None
+    assert step.scores is not None
     known_B = torch.ones_like(text.lengths_B, dtype=torch.bool)
-    summed, count = objectives.forward_nll(step.logits_BNV, text, known_B)
+    summed, count = objectives.forward_nll(step.scores, text, known_B)
     loss: Tensor = summed / count + step.state.slots_BKD.float().square().mean()
     loss.backward()
     optimizer.step()

@@ -39,6 +39,8 @@ from lightning_modules.latest_checkpoint import SameStart, began_again, check_fo
 from lightning_modules.lost_processes import end_others, tells_of_lost
 from lightning_modules.memory_module import MemoryModule
 from lightning_modules.whole_checkpoints import TRAINING_STATE, WholeCheckpoints, step_of
+from r3mem.backbone import AUTO
+from r3mem.cpu_precision import fastest
 from r3mem.errors import InputError, R3MemError
 
 # Lightning's own, and ours: see `latest_checkpoint`.
@@ -137,6 +139,7 @@ class CLI(LightningCLI):
         super().parse_arguments(parser, args)
         subcommand = self.config["subcommand"]
         given = self.config[subcommand]
+        _settle_precision(given)
         path = given.get("ckpt_path")
         if not path or path in CHECKPOINT_WORDS or "://" in str(path):
             return
@@ -232,6 +235,14 @@ def main(args: ArgsType = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(1) from None
+
+
+def _settle_precision(given: Any) -> None:
+    """Put the precision that ``auto`` is here into the settings: a run's own are read on other machines too."""
+    arguments = given.get("model.backbone.init_args")
+    if arguments is not None and arguments.get("dtype") == AUTO:
+        arguments["dtype"] = fastest()
+        rank_zero_info(f"backbone dtype {AUTO}: {arguments['dtype']} computes fastest here")
 
 
 def _needed(subcommand: str) -> tuple[str, ...]:

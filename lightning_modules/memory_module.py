@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -32,6 +33,7 @@ from r3mem.errors import ConfigError, FingerprintError
 from r3mem.hierarchy import Flat, Hierarchy
 from r3mem.memory import MemoryState, Segments
 from r3mem.model import R3Mem
+from r3mem.next_tokens import Scores
 from r3mem.objectives import Objective
 from r3mem.query_template import TEMPLATE, QueryTemplate
 from r3mem.reversible import Decoder
@@ -60,7 +62,7 @@ class MemoryModule(LightningModule):
         bptt_segments: Segments that gradients flow back through; the memory is cut from the graph after as many.
         replay: Keep only the memories of a stream's segments and compute each segment, with its terms, again in the
             backward pass (memory replay back-propagation, 2010.06891): activations of one segment at a time instead of
-            all, about a third more time. ``kl`` keeps its teacher's logits; segments of pairs also keep what their
+            all, about a third more time. ``kl`` keeps what its teacher says; segments of pairs also keep what their
             terms read.
         ratios: Ratios that training steps alternate between; evaluation and saved models keep the compressor's own.
         calibrate: Set the start of reading and writing from the backbone's own states before training.
@@ -123,10 +125,11 @@ class MemoryModule(LightningModule):
         A checkpoint that is loaded afterwards puts its own calibration in place.
 
         Raises:
-            ConfigError: The strategy would train something else than it says.
+            ConfigError: The strategy would train something else than it says, or processes hold other backbones.
         """
         strategy = self.trainer.strategy
         check_strategy(strategy)
+        self._check_same_backbone(strategy)
         self._in_step = isinstance(strategy, AdapterFSDPStrategy)
         if isinstance(strategy, AdapterFSDPStrategy):
             strategy.split(self.backbone)  # First, so that no process ever holds the whole of it on its device.
@@ -139,6 +142,19 @@ class MemoryModule(LightningModule):
             explained = self.model.calibrate() if ids is None else self.model.calibrate(ids, tokens or len(ids))
             rank_zero_info(f"calibrated: reading explains {explained:.0%} of the backbone's own states")
             self._calibrated = True
+
+    def _check_same_backbone(self, strategy: Strategy) -> None:
+        """Refuse processes whose backbones differ: machines may differ in what precision ``auto`` is."""
+        if self.trainer.world_size == 1:
+            return
+        own = int(self.backbone.fingerprint, 16) >> 1  # Of 64 bits; a signed number has one less.
+        both_2 = torch.tensor([own, -own], device=strategy.root_device)
+        highest, lowest = cast(Tensor, strategy.reduce(both_2, reduce_op="max")).tolist()
+        if highest != -lowest:
+            raise ConfigError(
+                f"the processes hold different backbones ({self.backbone.name} in {self.backbone.dtype} in this one): "
+                "set model.backbone.init_args.dtype to a precision instead of auto"
+            )
 
     def on_fit_start(self) -> None:
         """Forget what an earlier fit left behind."""
@@ -251,19 +267,19 @@ class MemoryModule(LightningModule):
         state: MemoryState | None,
         has_memory_B: Tensor,
         logits: bool,
-        teacher_BNV: Tensor | None,
+        teacher: Scores | None,
         names: list[str],
     ) -> tuple[MemoryState, Sums]:
         """One segment's own memory and its terms: all that is computed of it, so that nothing else has to be kept."""
         sums: Sums = {name: [] for name in names}
         step = self.model.step(text, state, logits, None)
-        if step.logits_BNV is not None and "forward" in sums:
-            sums["forward"].append(objectives.forward_nll(step.logits_BNV, text, has_memory_B))
-        if step.logits_BNV is not None and teacher_BNV is not None:
-            sums["kl"].append(objectives.distillation(step.logits_BNV, teacher_BNV, text, has_memory_B))
+        if step.scores is not None and "forward" in sums:
+            sums["forward"].append(objectives.forward_nll(step.scores, text, has_memory_B))
+        if step.scores is not None and teacher is not None:
+            sums["kl"].append(objectives.distillation(step.scores, teacher, text, has_memory_B))
         if "query" in sums:
             asked, given = self._asked(text)
-            total_B = objectives.log_likelihood(self.model.likelihood(asked, step.state), asked, given)
+            total_B = objectives.log_likelihood(self.model.scores(asked, step.state), asked, given)
             sums["query"].append((-total_B.sum(), (asked.lengths_B - max(1, given)).clamp(min=0).sum()))
         add_own_terms(sums, self.model, step, text)
         return step.state, sums
@@ -284,10 +300,10 @@ class MemoryModule(LightningModule):
         return cast(ResultT, checkpoint(at_its_ratio, use_reentrant=False))
 
     @torch.no_grad()
-    def _teacher(self, batch: dict[str, Tensor]) -> list[Tensor]:
-        """Logits of the untouched backbone at every segment, reading all text of the batch before it."""
-        with self.backbone.adapters_off():
-            return at_segments(self.backbone(whole_text(batch)).logits_BNV, batch)
+    def _teacher(self, batch: dict[str, Tensor]) -> list[Scores]:
+        """Scores by the untouched backbone at every segment, reading all text of the batch before it."""
+        with self.backbone.adapters_off(), self.backbone.head_apart():
+            return at_segments(self.backbone(whole_text(batch)).scores, batch)
 
     def _asked(self, text: Segments) -> tuple[Segments, int]:
         """The template with each segment's lead as its query, and how many tokens the template has."""
@@ -313,15 +329,15 @@ class MemoryModule(LightningModule):
                 self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(batch["ids_BTN"]))
             return
         texts = segments_of(batch)
-        full = at_segments(self.model.likelihood(whole_text(batch)), batch)
+        full = at_segments(self.model.scores(whole_text(batch)), batch)
         state: MemoryState | None = None
         for t, text in enumerate(texts):
             rows_B = text.lengths_B > 1
             step = self.model.step(text, state, logits=state is not None)
-            if state is not None and step.logits_BNV is not None:
+            if state is not None and step.scores is not None:
                 self.evaluation.likelihood(
-                    memory=objectives.forward_nll(step.logits_BNV, text, rows_B),
-                    nothing=objectives.forward_nll(self.model.likelihood(text), text, rows_B),
+                    memory=objectives.forward_nll(step.scores, text, rows_B),
+                    nothing=objectives.forward_nll(self.model.scores(text), text, rows_B),
                     full=objectives.forward_nll(full[t], text, rows_B),
                 )
             read, _ = self.model.exact.read(step.state.slots_BKD, text.lengths_B, text.ids_BN.shape[1])
@@ -354,6 +370,7 @@ class MemoryModule(LightningModule):
         checkpoint["r3mem"] = {
             "format": CHECKPOINT_FORMAT,
             "backbone": self.backbone.fingerprint,
+            "dtype": self.backbone.dtype,
             "carried": None
             if carried is None
             else [carried.slots_BKD, carried.lengths_B, carried.ratio, carried.segment_BK],
@@ -374,8 +391,9 @@ class MemoryModule(LightningModule):
             )
         if about["backbone"] != self.backbone.fingerprint:
             raise FingerprintError(
-                f"this checkpoint belongs to backbone {about['backbone']}, but {self.backbone.name} is "
-                f"{self.backbone.fingerprint}: set model.backbone.init_args.name to the one it was trained on"
+                f"this checkpoint belongs to backbone {about['backbone']} in {about.get('dtype', 'some precision')}, "
+                f"but {self.backbone.name} in {self.backbone.dtype} is {self.backbone.fingerprint}: set "
+                "model.backbone.init_args.name and dtype to those it was trained on"
             )
         saving.load_own_state(self.model, checkpoint["state_dict"])
         checkpoint["state_dict"] = {}

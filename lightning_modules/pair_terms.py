@@ -75,9 +75,9 @@ class PairTerms:
         return self.sums
 
     def _of_segment(self, step: Step, text: Segments, above: MemoryState | None) -> None:
-        if step.logits_BNV is not None and above is not None and "forward" in self.sums:
+        if step.scores is not None and above is not None and "forward" in self.sums:
             has_memory_B = (above.lengths_B > 0) & (text.lengths_B > 0)
-            self.sums["forward"].append(objectives.forward_nll(step.logits_BNV, text, has_memory_B))
+            self.sums["forward"].append(objectives.forward_nll(step.scores, text, has_memory_B))
         add_own_terms(self.sums, self.model, step, text)
 
     def _of_chain(self, behind: list[tuple[MemoryState, Segments]]) -> None:
@@ -86,9 +86,9 @@ class PairTerms:
             mine = [(above, text) for above, text in behind if above.ratio == ratio]
             above, text = MemoryState.stacked([a for a, _ in mine]), _beneath([text for _, text in mine])
             with self.model.at_ratio(ratio):
-                logits_MNV = self.model.likelihood(text, above)
+                scores = self.model.scores(text, above)
             has_memory_M = (above.lengths_B > 0) & (text.lengths_B > 0)
-            self.sums["forward"].append(objectives.forward_nll(logits_MNV, text, has_memory_M))
+            self.sums["forward"].append(objectives.forward_nll(scores, text, has_memory_M))
 
     def _of_queries(self, batch: dict[str, Tensor], states: list[MemoryState], texts: list[Segments]) -> Tensor:
         """Log-likelihood of each query given the memory of its segment, ``BT``; and the terms that come with it."""
@@ -116,11 +116,11 @@ class PairTerms:
         asked = self._after_template(query)
         if "expand" in self.sums:
             asked = _followed(asked, text)
-        logits_ANV = self.model.likelihood(asked, state.rows(index_A))
+        scores = self.model.scores(asked, state.rows(index_A))
         if "expand" in self.sums:
-            total_A = objectives.log_likelihood(logits_ANV, asked, query.lengths_B + given)
+            total_A = objectives.log_likelihood(scores, asked, query.lengths_B + given)
             self.sums["expand"].append((-(total_A * asks_A).sum(), (text.lengths_B * asks_A).sum()))
-        found_A = objectives.log_likelihood(logits_ANV, asked, given, query.lengths_B + given)
+        found_A = objectives.log_likelihood(scores, asked, given, query.lengths_B + given)
         if "query" in self.sums:
             self.sums["query"].append((-(found_A * asks_A).sum(), (query.lengths_B * asks_A).sum()))
         return torch.zeros_like(asks_M, dtype=found_A.dtype).index_put((index_A,), found_A)
@@ -142,7 +142,7 @@ class PairTerms:
             each = Segments(query.ids_BN.repeat_interleave(n_rows, 0), query.lengths_B.repeat_interleave(n_rows))
             asked = self._after_template(each)
             every = state.rows(torch.arange(n_rows, device=index_A.device).repeat(len(index_A)))
-            found_M = objectives.log_likelihood(self.model.likelihood(asked, every), asked, len(self.given))
+            found_M = objectives.log_likelihood(self.model.scores(asked, every), asked, len(self.given))
             own_BB = torch.eye(n_rows, dtype=torch.bool, device=found_M.device)
             ids_BN, lengths_B = batch["ids_BTN"][:, t], lengths_BT[:, t]
             # Rows under the same document or paragraph have its segment in common: no wrong candidate for each other.

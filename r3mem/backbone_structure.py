@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r3mem.errors import ConfigError
@@ -35,6 +36,45 @@ def head(model: PreTrainedModel) -> nn.Module:
     if found is None:
         raise ConfigError(f"{type(model).__name__} has no head apart from its body; set pack to null")
     return found
+
+
+@torch.no_grad()
+def plain_head(model: PreTrainedModel, run: Callable[[], Tensor | None]) -> nn.Linear | None:
+    """The head, if it is a frozen linear layer without bias that stands directly between body and logits.
+
+    Args:
+        model: The model.
+        run: A short pass that gives the model's logits.
+
+    Returns:
+        None where states are changed on their way to the head (cut out, scaled), or logits behind it (scaled, capped).
+    """
+    found = cast(Any, model).get_output_embeddings()
+    if type(found) is not nn.Linear or found.bias is not None or found.weight.requires_grad:
+        return None
+    if model.base_model is model:
+        return None
+    read: list[Tensor] = []
+    given: list[Tensor] = []
+
+    def behind(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        given.append(output if isinstance(output, Tensor) else output[0])
+
+    def instead(_: nn.Module, args: tuple[Any, ...], logits: Tensor) -> Tensor:
+        read.extend(args[:1])
+        # Far from 0 and of both signs, so that a cap or a factor shows.
+        return torch.linspace(-100, 100, logits.numel(), device=logits.device).to(logits.dtype).view_as(logits)
+
+    handles = [body(model).register_forward_hook(behind), found.register_forward_hook(instead)]
+    try:
+        logits = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if logits is None or len(read) != 1 or len(given) != 1 or not torch.equal(read[0], given[0]):
+        return None
+    expected = torch.linspace(-100, 100, logits.numel(), device=logits.device).to(found.weight.dtype).view_as(logits)
+    return found if torch.equal(logits.to(expected.dtype), expected) else None
 
 
 def digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from r3mem.backbone import Pass
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
+from r3mem.next_tokens import NextTokens, Scores, counted_nats, divergences, logits_of, nats
 from r3mem.reversible.decoders import ExactText
 
 
@@ -74,11 +75,11 @@ class Objective:
         return {f.name: getattr(self, f.name).at(step) for f in fields(self) if getattr(self, f.name).weight > 0}
 
 
-def forward_nll(logits_BNV: Tensor, text: Segments, rows_B: Tensor) -> tuple[Tensor, Tensor]:
+def forward_nll(scores: Scores, text: Segments, rows_B: Tensor) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of each text after its first token.
 
     Args:
-        logits_BNV: Next-token logits at the text.
+        scores: Next-token logits ``BNV`` at the text, or what makes them.
         text: The text.
         rows_B: ``bool``; rows that count.
 
@@ -86,7 +87,7 @@ def forward_nll(logits_BNV: Tensor, text: Segments, rows_B: Tensor) -> tuple[Ten
         ``(sum, count)``: nats over all counted tokens, and their number.
     """
     targets_BN = text.ids_BN[:, 1:].masked_fill(~(text.mask_BN[:, 1:] & rows_B[:, None]), -100)
-    return _nats(logits_BNV, targets_BN).sum(), (targets_BN >= 0).sum()
+    return nats(scores, targets_BN).sum(), (targets_BN >= 0).sum()
 
 
 def spelling_nll(spelt: Pass, text: Segments) -> tuple[Tensor, Tensor]:
@@ -100,19 +101,19 @@ def spelling_nll(spelt: Pass, text: Segments) -> tuple[Tensor, Tensor]:
     Returns:
         ``(sum, count)`` as in :func:`forward_nll`.
     """
-    assert spelt.logits_BNV is not None
-    total, count = forward_nll(spelt.logits_BNV, text, text.lengths_B > 0)
-    if spelt.opening_BV is None:
+    assert spelt.scores is not None
+    total, count = forward_nll(spelt.scores, text, text.lengths_B > 0)
+    if spelt.opening is None:
         return total, count
-    first_B = text.ids_BN[:, 0].masked_fill(text.lengths_B == 0, -100)
-    return total + F.cross_entropy(spelt.opening_BV.float(), first_B, reduction="sum"), count + (first_B >= 0).sum()
+    counted_B = text.lengths_B > 0
+    return total + counted_nats(spelt.opening, counted_B, text.ids_BN[counted_B, 0]).sum(), count + counted_B.sum()
 
 
-def log_likelihood(logits_BNV: Tensor, text: Segments, first: int | Tensor = 1, last_B: Tensor | None = None) -> Tensor:
+def log_likelihood(scores: Scores, text: Segments, first: int | Tensor = 1, last_B: Tensor | None = None) -> Tensor:
     """Log-probability of each row's tokens.
 
     Args:
-        logits_BNV: Next-token logits at the text.
+        scores: Next-token logits ``BNV`` at the text, or what makes them.
         text: The text.
         first: Position of the first token that counts, for all rows or ``B``; at least 1, nothing precedes token 0.
         last_B: One past the last token that counts; None for the end of each row.
@@ -124,19 +125,7 @@ def log_likelihood(logits_BNV: Tensor, text: Segments, first: int | Tensor = 1, 
     first_B1 = first[:, None] if isinstance(first, Tensor) else first
     last_B1 = (text.lengths_B if last_B is None else last_B)[:, None]
     targets_BN = text.ids_BN[:, 1:].masked_fill(~((place_N >= first_B1) & (place_N < last_B1)), -100)
-    return -_nats(logits_BNV, targets_BN).sum(1)
-
-
-def _nats(logits_BNV: Tensor, targets_BN: Tensor) -> Tensor:
-    """Negative log-probability ``BN`` of every next token, N one less than of the logits; 0 where a target is below 0.
-
-    Only the logits that count are copied to float32: over a whole vocabulary, those of padding and of given words
-    would cost as much as the others.
-    """
-    counted_BN = targets_BN >= 0
-    logits_MV = logits_BNV[:, :-1][counted_BN].float()
-    nats_M = F.cross_entropy(logits_MV, targets_BN[counted_BN], reduction="none")
-    return torch.zeros_like(targets_BN, dtype=nats_M.dtype).masked_scatter(counted_BN, nats_M)
+    return -nats(scores, targets_BN).sum(1)
 
 
 def contrast(scores_BT: Tensor, relevant_BT: Tensor, candidate_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,13 +148,13 @@ def contrast(scores_BT: Tensor, relevant_BT: Tensor, candidate_BT: Tensor) -> tu
 
 
 def distillation(
-    logits_BNV: Tensor, teacher_BNV: Tensor, text: Segments, rows_B: Tensor, chunk: int = 1024
+    scores: Scores, teacher: Scores, text: Segments, rows_B: Tensor, chunk: int = 1024
 ) -> tuple[Tensor, Tensor]:
     """Kullback-Leibler divergence of the student's next-token distribution from the teacher's.
 
     Args:
-        logits_BNV: The student's logits.
-        teacher_BNV: The teacher's logits at the same tokens.
+        scores: The student's logits ``BNV``, or what makes them.
+        teacher: The teacher's at the same tokens.
         text: The text.
         rows_B: ``bool``; rows that count.
         chunk: Tokens at a time; log-probabilities over a whole vocabulary are large.
@@ -174,11 +163,14 @@ def distillation(
         ``(sum, count)`` as in :func:`forward_nll`.
     """
     keep_BN = text.mask_BN[:, 1:] & rows_B[:, None]
-    student_MV, teacher_MV = logits_BNV[:, :-1][keep_BN], teacher_BNV[:, :-1][keep_BN]
-    total = logits_BNV.new_zeros((), dtype=torch.float32)
-    for student, teacher in zip(torch.split(student_MV, chunk), torch.split(teacher_MV, chunk), strict=True):
+    if isinstance(scores, NextTokens) and isinstance(teacher, NextTokens):
+        states_MD, teacher_MD = (of.states[:, :-1][keep_BN] for of in (scores, teacher))
+        return divergences(states_MD, teacher_MD, scores.head.weight).sum(), keep_BN.sum()
+    student_MV, teacher_MV = (logits_of(of)[:, :-1][keep_BN] for of in (scores, teacher))
+    total = student_MV.new_zeros((), dtype=torch.float32)
+    for student, taught in zip(torch.split(student_MV, chunk), torch.split(teacher_MV, chunk), strict=True):
         total = total + F.kl_div(
-            student.float().log_softmax(-1), teacher.float().log_softmax(-1), reduction="sum", log_target=True
+            student.float().log_softmax(-1), taught.float().log_softmax(-1), reduction="sum", log_target=True
         )
     return total, keep_BN.sum()
 

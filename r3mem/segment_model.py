@@ -31,6 +31,7 @@ from r3mem.evaluation_mode import evaluating
 from r3mem.hierarchy import Flat, Hierarchy, Refined
 from r3mem.lossless_tokens import lossless_ids
 from r3mem.memory import Memory, MemoryState, Segments, slots_needed
+from r3mem.next_tokens import Scores, logits_of
 from r3mem.prefix import Prefix
 from r3mem.reversible import Decoder, PositionBinding, ReversibleStack
 from r3mem.reversible.language_prior import LanguageModelPrior
@@ -46,17 +47,22 @@ class Step:
 
     Attributes:
         state: The new memory ``V_S``.
-        logits_BNV: Next-token logits at the segment given the memory before it, or None.
+        scores: Next-token logits ``BNV`` at the segment given the memory before it, or what makes them, or None.
         slots_BKD: The initial memory stream ``V_0``, off the exact share, as wide as the stack.
         text_BND: The text stream ``U_0``.
         residual_BND: What is left of the text stream after the stack.
     """
 
     state: MemoryState
-    logits_BNV: Tensor | None
+    scores: Scores | None
     slots_BKD: Tensor
     text_BND: Tensor
     residual_BND: Tensor
+
+    @property
+    def logits_BNV(self) -> Tensor | None:
+        """The logits; made when they are first read."""
+        return logits_of(self.scores)
 
 
 class SegmentModel(nn.Module):
@@ -178,21 +184,22 @@ class SegmentModel(nn.Module):
             logits: Whether the forward likelihood is needed.
             level: Level of the segments in the hierarchy; None for the finest.
         """
-        written = self.compressor(self.backbone, text, memory, logits)
+        with self.backbone.head_apart():
+            written = self.compressor(self.backbone, text, memory, logits)
         slots_BKW = written.slots_BKD
         if self.level_embedding is not None:
             level_W = self.level_embedding.weight[-1 if level is None else level]
             slots_BKW = slots_BKW + level_W * self.compressor.slot_mask(text)[..., None]
-        return self._through_stack(text, slots_BKW, written.logits_BNV)
+        return self._through_stack(text, slots_BKW, written.scores)
 
-    def _through_stack(self, text: Segments, slots_BKW: Tensor, logits_BNV: Tensor | None = None) -> Step:
+    def _through_stack(self, text: Segments, slots_BKW: Tensor, scores: Scores | None = None) -> Step:
         """The words go into the first D coordinates of each slot; what is beyond them rides along."""
         slots_BKD, beyond_BKX = slots_BKW.tensor_split([self.backbone.width], -1)
         slots_BKD = self.decoder.exclusive(slots_BKD)
         text_BND = self.exact.stream(text)
         residual_BND, memory_BKD = self.decoder.retain(text_BND, slots_BKD, text.lengths_B)
         memory_BKW = torch.cat([memory_BKD, beyond_BKX], -1) if beyond_BKX.shape[-1] else memory_BKD
-        return Step(MemoryState(memory_BKW, text.lengths_B, self.ratio), logits_BNV, slots_BKD, text_BND, residual_BND)
+        return Step(MemoryState(memory_BKW, text.lengths_B, self.ratio), scores, slots_BKD, text_BND, residual_BND)
 
     def likelihood(self, text: Segments, memory: MemoryState | None = None) -> Tensor:
         """Next-token logits ``BNV`` of a text that follows a memory, nothing written."""
@@ -200,9 +207,17 @@ class SegmentModel(nn.Module):
         assert logits_BNV is not None
         return logits_BNV
 
+    def scores(self, text: Segments, memory: MemoryState | None = None) -> Scores:
+        """Those logits, or what makes them: for likelihoods, which need them for a few tokens at a time."""
+        with self.backbone.head_apart():
+            scores = self._read(text, None if memory is None else self.compressor.read(memory)).scores
+        assert scores is not None
+        return scores
+
     def spelling(self, text: Segments, memory: MemoryState) -> Pass:
         """The backbone's pass over the text that a memory is of: logits of every token, the first one's apart."""
-        return self._read(text, self.compressor.spell(memory))
+        with self.backbone.head_apart():
+            return self._read(text, self.compressor.spell(memory))
 
     def _read(self, text: Segments, prefix: Prefix | None) -> Pass:
         with self.compressor.reading(self.backbone):
@@ -331,7 +346,8 @@ class SegmentModel(nn.Module):
             if memory.fingerprint.get(part) != value:
                 raise FingerprintError(
                     f"this memory was made by another {part} ({memory.fingerprint.get(part)}, here {value}; its ratio "
-                    f"is {memory.ratio}, here {self.ratio}): load the model that made it, or retain the text again"
+                    f"is {memory.ratio}, here {self.ratio}; the backbone computes in {self.backbone.dtype} here): load "
+                    "the model that made it, or retain the text again"
                 )
         width = memory.data_TKD.shape[-1]
         if width != self.memory_width:

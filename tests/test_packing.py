@@ -84,7 +84,7 @@ def both(backbone: Backbone, longest: int, *args: Any, **options: Any) -> tuple[
 
 def assert_same(padded: Pass, packed: Pass, text: Segments, prefix: Prefix | None, slots: dict[str, Tensor]) -> None:
     has_state_B = torch.zeros_like(text.lengths_B, dtype=torch.bool) if prefix is None else prefix.mask_BP.any(1)
-    where = {"logits_BNV": text.mask_BN, "text_BND": text.mask_BN, "opening_BV": has_state_B}
+    where = {"scores": text.mask_BN, "text_BND": text.mask_BN, "opening": has_state_B}
     for field in fields(Pass):
         a, b = getattr(padded, field.name), getattr(packed, field.name)
         assert (a is None) == (b is None), field.name

@@ -72,7 +72,7 @@ class AppendedSlots(Compressor):
         places_BK = text.lengths_B[:, None] + torch.arange(mask_BK.shape[1], device=mask_BK.device)
         out = backbone(text, prefix, start_BKD, places_BK, mask_BK, capture=backbone.output, logits=logits)
         assert out.slots_BKD is not None
-        return Written(out.slots_BKD.float() * mask_BK[..., None], out.logits_BNV)
+        return Written(out.slots_BKD.float() * mask_BK[..., None], out.scores)
 
     @torch.no_grad()
     def calibrate(self, backbone: Backbone, text: Segments, finish: Callable[[Tensor], Tensor]) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from r3mem.backbone import Backbone
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments, slots_needed
+from r3mem.next_tokens import Scores, logits_of
 from r3mem.prefix import Prefix
 
 
@@ -26,11 +27,17 @@ class Written:
 
     Attributes:
         slots_BKD: The initial memory stream ``V_0``, float32; rows shorter than the longest have zero slots at the end.
-        logits_BNV: Next-token logits at the text given the memory before it, from the same pass; None if not asked for.
+        scores: Next-token logits ``BNV`` at the text given the memory before it, or what makes them (``scores`` of the
+            backbone's pass); None if not asked for.
     """
 
     slots_BKD: Tensor
-    logits_BNV: Tensor | None
+    scores: Scores | None
+
+    @property
+    def logits_BNV(self) -> Tensor | None:
+        """The logits; made when they are first read."""
+        return logits_of(self.scores)
 
 
 class Compressor(nn.Module, ABC):

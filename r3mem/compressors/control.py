@@ -46,7 +46,7 @@ class Control(Compressor):
         slots_BKD = self.slots(backbone, text) * self.slot_mask(text)[..., None]
         if not logits:
             return Written(slots_BKD, None)
-        return Written(slots_BKD, backbone(text, None if memory is None else self.read(memory)).logits_BNV)
+        return Written(slots_BKD, backbone(text, None if memory is None else self.read(memory)).scores)
 
     def read(self, memory: MemoryState) -> Prefix:
         """See :meth:`Compressor.read`."""

@@ -79,7 +79,7 @@ class ExternalMemory(Compressor):
         with torch.autocast(held_BPD.device.type, enabled=False):
             held_BKD = held_BPD[:, : mask_BK.shape[1]].float()
             slots_BKD = self.update(held_BKD, mask_BK, out.text_BND.float(), text.mask_BN)
-        return Written(slots_BKD * mask_BK[..., None], out.logits_BNV)
+        return Written(slots_BKD * mask_BK[..., None], out.scores)
 
     def read(self, memory: MemoryState) -> Prefix:
         """See :meth:`Compressor.read`; slots stand at the centre of as many tokens as they are for."""

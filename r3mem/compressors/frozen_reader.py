@@ -26,7 +26,7 @@ class FrozenReader(AppendedSlots):
         written = self.write(backbone, text, None, self.initial(text), logits=False)
         if logits:
             with self.reading(backbone):
-                written.logits_BNV = backbone(text, None if memory is None else self.read(memory)).logits_BNV
+                written.scores = backbone(text, None if memory is None else self.read(memory)).scores
         return written
 
     def reading(self, backbone: Backbone) -> AbstractContextManager[None]:

@@ -17,6 +17,7 @@ from r3mem.compressors.reader import MemoryReader
 from r3mem.compressors.writer import SlotWriter
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
+from r3mem.next_tokens import Scores
 from r3mem.prefix import Prefix
 
 
@@ -51,14 +52,14 @@ class HiddenStateCompressor(Compressor):
     @abstractmethod
     def states(
         self, backbone: Backbone, text: Segments, prefix: Prefix | None, logits: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Raw states ``BKD`` of the slots at ``write_layer``, and the logits ``BNV`` of the same pass."""
+    ) -> tuple[Tensor, Scores | None]:
+        """Raw states ``BKD`` of the slots at ``write_layer``, and the scores of the same pass."""
 
     def forward(self, backbone: Backbone, text: Segments, memory: MemoryState | None, logits: bool = True) -> Written:
         """See :meth:`Compressor.forward`."""
         prefix = None if memory is None else self.read(memory)
-        states_BKD, logits_BNV = self.states(backbone, text, prefix, logits)
-        return Written(self.writer(states_BKD, self.slot_mask(text)), logits_BNV)
+        states_BKD, scores = self.states(backbone, text, prefix, logits)
+        return Written(self.writer(states_BKD, self.slot_mask(text)), scores)
 
     def read(self, memory: MemoryState) -> Prefix:
         """See :meth:`Compressor.read`."""

@@ -80,7 +80,7 @@ class InterleavedTokens(Accumulates):
         assert out.slots_BKD is not None
         written = Written(out.slots_BKD.float() * mask_BK[..., None], None)
         if logits:
-            written.logits_BNV = backbone(text, None if memory is None else self.read(memory)).logits_BNV
+            written.scores = backbone(text, None if memory is None else self.read(memory)).scores
         return written
 
     def read(self, memory: MemoryState) -> Prefix:

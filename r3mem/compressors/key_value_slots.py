@@ -106,4 +106,4 @@ class KeyValueSlots(AppendedSlots):
             slots_after_BK=self.slots_after(text) if among else None, key_values=True,
         )  # fmt: skip
         assert out.key_values_BKW is not None
-        return Written(out.key_values_BKW * mask_BK[..., None], out.logits_BNV)
+        return Written(out.key_values_BKW * mask_BK[..., None], out.scores)

@@ -10,6 +10,7 @@ from torch import Tensor
 from r3mem.backbone import Backbone
 from r3mem.compressors.hidden_state import HiddenStateCompressor
 from r3mem.memory import Segments
+from r3mem.next_tokens import Scores
 from r3mem.prefix import Prefix
 
 
@@ -18,7 +19,7 @@ class MeanPool(HiddenStateCompressor):
 
     def states(
         self, backbone: Backbone, text: Segments, prefix: Prefix | None, logits: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Scores | None]:
         """See :meth:`HiddenStateCompressor.states`."""
         out = backbone(text, prefix, capture=self.write_layer, logits=logits)
-        return self.pool(out.text_BND, text), out.logits_BNV
+        return self.pool(out.text_BND, text), out.scores

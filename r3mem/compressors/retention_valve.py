@@ -60,7 +60,7 @@ class RetentionValve(RecurrentMemory):
         held_BPD, held_BP = held_slots(self.initial(text), mask_BK, memory)
         old_BKD = held_BPD[:, : mask_BK.shape[1]]
         written = self.write(backbone, text, soft_prompt(held_BPD, held_BP), old_BKD, logits)
-        return Written(self.retain(old_BKD, written.slots_BKD, mask_BK), written.logits_BNV)
+        return Written(self.retain(old_BKD, written.slots_BKD, mask_BK), written.scores)
 
     def retain(self, old_BKD: Tensor, new_BKD: Tensor, mask_BK: Tensor) -> Tensor:
         """The valve: what each old slot takes of all newly written ones, ``BKD``; zero where no slot is.

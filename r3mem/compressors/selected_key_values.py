@@ -18,6 +18,7 @@ long its text was, and a stream of any length never leaves the model's window.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import ClassVar, Literal
 
 import torch
@@ -109,9 +110,12 @@ class SelectedKeyValues(Compressor):
                 "positions 'original' serve a text of one segment only: make segments longer, or take 'compact'"
             )
         prefix = None if memory is None else self.read(memory)
-        out = backbone(text, prefix, logits=logits or self.scorer.needs_logits, observe=True)
-        assert out.attention is not None
-        return Written(self.select(backbone, out.attention), out.logits_BNV if logits else None)
+        # Likelihoods that only the scorer needs are of a few tokens at a time.
+        with nullcontext() if logits else backbone.head_apart():
+            out = backbone(text, prefix, logits=logits or self.scorer.needs_logits, observe=True)
+            assert out.attention is not None
+            slots_BKW = self.select(backbone, out.attention)
+        return Written(slots_BKW, out.scores if logits else None)
 
     def select(self, backbone: Backbone, observed: Observed, scores_BLHS: Tensor | None = None) -> Tensor:
         """The slots ``BKW`` of a pass that was observed.

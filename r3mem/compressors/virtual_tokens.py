@@ -13,6 +13,7 @@ from r3mem.compressors.base import mean_by_slot
 from r3mem.compressors.hidden_state import HiddenStateCompressor, without_sink
 from r3mem.errors import ConfigError
 from r3mem.memory import Segments
+from r3mem.next_tokens import Scores
 from r3mem.prefix import Prefix
 
 
@@ -44,7 +45,7 @@ class VirtualTokens(HiddenStateCompressor):
 
     def states(
         self, backbone: Backbone, text: Segments, prefix: Prefix | None, logits: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Scores | None]:
         """See :meth:`HiddenStateCompressor.states`."""
         embedded_BND = backbone.embed(torch.where(text.mask_BN, text.ids_BN, 0))
         slots_BKD = mean_by_slot(embedded_BND, text.mask_BN, self.ratio) + self.write_D
@@ -56,7 +57,7 @@ class VirtualTokens(HiddenStateCompressor):
         written_BKD = out.slots_BKD.float()
         score_BN = self._score(out.text_BND)
         pooled_BKD = mean_by_slot(out.text_BND, without_sink(text) * score_BN.exp(), self.ratio)
-        return written_BKD.lerp(pooled_BKD, self.pooled), out.logits_BNV
+        return written_BKD.lerp(pooled_BKD, self.pooled), out.scores
 
     def _score(self, text_BND: Tensor) -> Tensor:
         """Score of each token within its slot, bounded so that its exponential is."""

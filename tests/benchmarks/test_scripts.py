@@ -76,6 +76,16 @@ def test_throughput(text: Path, backbone_folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_training_speed(text: Path, backbone_folder: Path) -> None:
+    more = ("--ratio", "4", "--batch", "2", "--segment", "16", "--repeats", "2")
+    written = run("training_speed.py", text, backbone_folder, *more)
+    assert written["dtype"] == "float32" and written["tokens_per_step"] == 64
+    bare, step, logits = written["rows"]
+    assert bare["relative_to_bare"] == 1 and all(len(row["turns"]) == 2 for row in written["rows"])
+    assert min(row["tokens_per_second"] for row in (bare, step, logits)) > 0
+
+
+@pytest.mark.slow
 def test_retention(text: Path, backbone_folder: Path) -> None:
     more = ("--ratio", "8", "--train-tokens", "3072", "--batch", "2", "--passages", "2")
     written = run("retention_trained.py", text, backbone_folder, *more, "--share", "0.5", "--stream-tokens", "2048")

@@ -22,6 +22,7 @@ from r3mem.compressors import (
     GistTokens,
 )
 from r3mem.hierarchy import Flat
+from r3mem.next_tokens import logits_of
 from r3mem.objectives import Objective, Term
 from tests.lightning_modules.batches import TERMS, Make, batch, fit, gradients, mean_of, terms_of
 from tests.tiny_models import WIDTH
@@ -275,7 +276,7 @@ def test_segments_of_any_length_are_one_text(module: Make) -> None:
     """Segments shorter than others that follow: the teacher reads what a row says, without padding between."""
     made = module(terms={"kl": 1.0})
     ragged = batch(segments=3, lengths_BT=[[5, 8, 2], [8, 8, 8], [3, 0, 0]])
-    logits = made._teacher(ragged)
+    logits = [logits_of(scores) for scores in made._teacher(ragged)]
     for b, lengths in enumerate(ragged["lengths_BT"].tolist()):
         ids = torch.cat([ragged["ids_BTN"][b, t, :n] for t, n in enumerate(lengths)])
         with made.backbone.adapters_off():

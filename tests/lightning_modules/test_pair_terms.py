@@ -123,8 +123,8 @@ def test_refinement_is_the_likelihood_of_a_segment_given_the_one_above(model: R3
 def test_a_chain_is_read_at_once_and_says_the_same(model: R3Mem, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pairs() | {"level_T": torch.tensor([0, 0])}
     read, steps = [], []
-    likelihood, step = model.likelihood, model.step
-    monkeypatch.setattr(model, "likelihood", lambda *a: read.append(a[0].ids_BN.shape) or likelihood(*a))
+    scores, step = model.scores, model.step
+    monkeypatch.setattr(model, "scores", lambda *a: read.append(a[0].ids_BN.shape) or scores(*a))
 
     def counted(*a: Any) -> Any:
         steps.append(a[2])
@@ -157,8 +157,8 @@ def test_padding_is_not_read(model: R3Mem) -> None:
 
 
 def test_rows_that_ask_nothing_are_not_read(model: R3Mem, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, likelihood = [], model.likelihood
-    monkeypatch.setattr(model, "likelihood", lambda *a: read.append(a[0].ids_BN.shape) or likelihood(*a))
+    read, scores = [], model.scores
+    monkeypatch.setattr(model, "scores", lambda *a: read.append(a[0].ids_BN.shape) or scores(*a))
     got = means(model, pairs(relevant=[[False, False], [True, False]]), "query")["query"]
     # The level where nobody asks is still run, with one row: processes that share weights run it as often.
     assert read == [(1, len(GIVEN) + 4), (1, len(GIVEN) + 1)]

@@ -21,7 +21,7 @@ class Scorer(nn.Module, ABC):
     share one computation. Each constructor argument is stored in an attribute of the same name.
 
     Attributes:
-        needs_logits: Whether the pass has to give the text's next-token logits (`Observed.logits_BNV`).
+        needs_logits: Whether the pass has to give the text's next-token logits (`Observed.scores`).
         future: The last so many tokens of every text are looked with and are not to be kept; 0 but for references.
     """
 

@@ -10,15 +10,15 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import pad
 
 from r3mem.attention import Observed, View
 from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
 from r3mem.memory import Segments
+from r3mem.next_tokens import Scores, nats
 
-# Windows of one pass, and tokens whose logits are turned to float32 at a time: 50 MB for 49,152 words.
-WINDOWS_AT_ONCE, TOKENS_AT_ONCE = 8, 256
+WINDOWS_AT_ONCE = 8
 
 
 class BenefitWeightedAttention(Scorer):
@@ -55,8 +55,8 @@ class BenefitWeightedAttention(Scorer):
     def benefit(self, observed: Observed) -> Tensor:
         """Benefit ``BN`` of each query, nats; 0 at the last token and at padding."""
         text, half = observed.text, self.window // 2
-        assert observed.logits_BNV is not None
-        whole_BN = next_nll(observed.logits_BNV, text)
+        assert observed.scores is not None
+        whole_BN = next_nll(observed.scores, text)
         short_BN = torch.zeros_like(whole_BN)
         n_text = text.ids_BN.shape[1]
         rows, places = [], []
@@ -70,20 +70,14 @@ class BenefitWeightedAttention(Scorer):
         for first in range(0, len(order), WINDOWS_AT_ONCE):
             some = order[first : first + WINDOWS_AT_ONCE]
             window = Segments.pad([rows[i] for i in some], text.ids_BN.device)
-            logits_RZV = observed.read(window).logits_BNV
-            for i, nll_Z in zip(some, next_nll(logits_RZV, window), strict=True):
+            for i, nll_Z in zip(some, next_nll(observed.read(window).scores, window), strict=True):
                 b, start = places[i]
                 scored = 0 if start == 0 else half - 1
                 short_BN[b, start + scored : start + len(rows[i])] = nll_Z[scored : len(rows[i])]
         return (short_BN - whole_BN).clamp(min=0)
 
 
-def next_nll(logits_BNV: Tensor, text: Segments) -> Tensor:
+def next_nll(scores: Scores, text: Segments) -> Tensor:
     """Negative log-likelihood ``BN`` of the token behind each position, nats; 0 at the last and at padding."""
     targets_BN = text.ids_BN[:, 1:].masked_fill(~text.mask_BN[:, 1:], -100)
-    parts = []
-    for first in range(0, targets_BN.shape[1], TOKENS_AT_ONCE):
-        targets = targets_BN[:, first : first + TOKENS_AT_ONCE]
-        logits = logits_BNV[:, first : first + targets.shape[1]].flatten(0, 1).float()
-        parts.append(cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape))
-    return pad(torch.cat(parts, 1), (0, 1)) if parts else torch.zeros_like(text.ids_BN, dtype=torch.float32)
+    return pad(nats(scores, targets_BN), (0, 1))
