@@ -26,7 +26,8 @@ RATIOS = (4, 8, 16, 32)
 CONFIG = ROOT / "configs" / "experiment" / "quickstart.yaml"
 COLUMNS = (
     "ratio", "positions", "recall_exact_match", "correction_bits_per_token", "ppl_nothing", "ppl_memory",
-    "ppl_last_n", "ppl_full", "gain_memory", "gain_last_n", "memory_bytes", "text_bytes", "retain_tokens_per_s", "recall_tokens_per_s",
+    "ppl_last_n", "ppl_full", "gain_memory", "gain_last_n", "memory_bytes", "text_bytes", "retain_tokens_per_s",
+    "recall_tokens_per_s",
 )  # fmt: skip
 
 

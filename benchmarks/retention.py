@@ -234,9 +234,7 @@ class Bench:
         """The state of constant size after the history in segments."""
         n_slots, state = self.history // ratio, None
         # Segments offer half of their positions to the competition.
-        compressor = SelectedKeyValues(
-            self.reader.backbone.width, 2, self.scorers[self.methods[0]], max_slots=n_slots
-        )
+        compressor = SelectedKeyValues(self.reader.backbone.width, 2, self.scorers[self.methods[0]], max_slots=n_slots)
         for piece_N in history_N.split(self.segment):
             text = Segments.whole(piece_N[None])
             written = compressor(self.reader.backbone, text, state, logits=False)

@@ -68,7 +68,7 @@ class PositionBinding(Coupling):
             ConfigError: A share out of range, or one that leaves a token less than one dimension.
         """
         super().__init__()
-        if (token_dims is not None and token_dims < 1) or not 0 < amplitude or (block is not None and block < 1):
+        if (token_dims is not None and token_dims < 1) or amplitude <= 0 or (block is not None and block < 1):
             raise ConfigError(
                 f"token_dims {token_dims}, block {block} and amplitude {amplitude} are not possible: give at least one "
                 "dimension each, and an amplitude above 0"

@@ -117,9 +117,7 @@ def coordinates(quantised: Quantised) -> Tensor:
     """
     width = quantised.data.shape[-1]
     _check_layout(width, quantised.share_dims, None)
-    scale_BKD = _spread(
-        quantised.share_scale_BK, quantised.rest_scale_BK, width, quantised.share_dims, quantised.group
-    )
+    scale_BKD = _spread(quantised.share_scale_BK, quantised.rest_scale_BK, width, quantised.share_dims, quantised.group)
     return quantised.data.to(torch.float32) * scale_BKD
 
 
@@ -174,12 +172,11 @@ def _scale(part_BKX: Tensor, precision: Precision) -> Tensor:
 def _in_groups(rotated_BKD: Tensor, group: int) -> Tensor:
     """``BKG group``, the last group filled up with zeros."""
     missing = -rotated_BKD.shape[-1] % group
-    return torch.nn.functional.pad(rotated_BKD, (0, missing)).unflatten(-1, (-1, group))
+    padded_BKX = torch.nn.functional.pad(rotated_BKD, (0, missing))
+    return padded_BKX.reshape(*padded_BKX.shape[:-1], -1, group)
 
 
-def _spread(
-    share_scale_BK: Tensor, rest_scale_BK: Tensor, width: int, share_dims: int, group: int | None
-) -> Tensor:
+def _spread(share_scale_BK: Tensor, rest_scale_BK: Tensor, width: int, share_dims: int, group: int | None) -> Tensor:
     """The scale of every coordinate."""
     is_share_D = torch.arange(width, device=share_scale_BK.device) < share_dims
     if group is None:
