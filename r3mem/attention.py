@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,11 +26,16 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from r3mem.errors import ConfigError
 from r3mem.memory import Segments
 
+if TYPE_CHECKING:
+    from r3mem.backbone import Backbone
+
 NAME = "r3mem_{}"
 # Numbers of one chunk's matrix: some megabytes, which stay in a CPU's cache.
 CHUNK_NUMBERS, SHORTEST_CHUNK, LONGEST_CHUNK = 1 << 21, 16, 256
 # What is added to a number of queries before dividing by it: a position that one query saw is not yet known.
 FEW_QUERIES = 2.0
+# Nothing was summed up where this divides.
+LEAST_SEEN = 1e-6
 
 
 @dataclass
@@ -107,12 +112,14 @@ class View:
         min_distance: Only attention to positions at least so far in front of the query counts.
         last: Only the last so many queries of each row count; None for all.
         largest: The largest attention instead of the mean.
+        few: What is added to the sum of weights by which a sum of attention is divided.
     """
 
     weights_BN: Tensor | None = None
     min_distance: int = 0
     last: int | None = None
     largest: bool = False
+    few: float = FEW_QUERIES
 
 
 @dataclass
@@ -124,7 +131,7 @@ class Observed:
         valid_BS: True where a position holds something.
         positions_BS: Position ids.
         text: The text.
-        read: Runs another text through the same model, as the backbone does.
+        read: The backbone; it runs another text through the same model.
         logits_BNV: Next-token logits at the text, where they were asked for.
     """
 
@@ -132,7 +139,7 @@ class Observed:
     valid_BS: Tensor
     positions_BS: Tensor
     text: Segments
-    read: Callable[..., Any]
+    read: Backbone
     logits_BNV: Tensor | None = None
 
     @property
@@ -144,6 +151,12 @@ class Observed:
     def n_memory(self) -> int:
         """M."""
         return self.valid_BS.shape[1] - self.n_text
+
+    @property
+    def rank_BS(self) -> Tensor:
+        """How many positions in use stand in front of each, ``long``."""
+        rank_BS: Tensor = (self.valid_BS.cumsum(1) - 1).clamp(min=0)
+        return rank_BS
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -176,7 +189,7 @@ class Observed:
                 for part, sum_BLHS in zip(parts, sums, strict=True):
                     part.add(attention_BHGCS, sum_BLHS[:, number])
         return [
-            sum_BLHS if view.largest else sum_BLHS / (seen_BS + FEW_QUERIES)[:, None, None]
+            sum_BLHS if view.largest else sum_BLHS / (seen_BS + view.few).clamp(min=LEAST_SEEN)[:, None, None]
             for view, sum_BLHS, seen_BS in zip(views, sums, seen, strict=True)
         ]
 

@@ -84,7 +84,7 @@ def next_nll(logits_BNV: Tensor, text: Segments) -> Tensor:
     parts = [
         cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view(targets.shape)
         for logits, targets in zip(
-            logits_BNV[:, :-1].split(TOKENS_AT_ONCE, 1), targets_BN.split(TOKENS_AT_ONCE, 1), strict=True
+            torch.split(logits_BNV[:, :-1], TOKENS_AT_ONCE, 1), torch.split(targets_BN, TOKENS_AT_ONCE, 1), strict=True
         )
     ]
     return pad(torch.cat(parts, 1), (0, 1))

@@ -24,7 +24,7 @@ class RandomScores(Scorer):
 
     def score(self, observed: Observed, sums: Iterator[Tensor]) -> Tensor:
         """See :meth:`Scorer.score`."""
-        n_batch, layers, heads, n_keys = observed.shape
+        _, layers, heads, _ = observed.shape
         highest = int(observed.positions_BS.max()) + 1
         drawn_LHP = torch.rand(highest, layers, heads, generator=torch.Generator().manual_seed(self.seed))
         scores_BSLH: Tensor = drawn_LHP.to(observed.valid_BS.device)[observed.positions_BS.clamp(min=0)]
