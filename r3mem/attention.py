@@ -133,6 +133,7 @@ class Observed:
         text: The text.
         read: The backbone; it runs another text through the same model.
         logits_BNV: Next-token logits at the text, where they were asked for.
+        n_reading: So many layers, from the lowest, read the memory; None for all.
     """
 
     layers: list[LayerAttention]
@@ -141,6 +142,7 @@ class Observed:
     text: Segments
     read: Backbone
     logits_BNV: Tensor | None = None
+    n_reading: int | None = None
 
     @property
     def n_text(self) -> int:
@@ -157,6 +159,12 @@ class Observed:
         """How many positions in use stand in front of each, ``long``."""
         rank_BS: Tensor = (self.valid_BS.cumsum(1) - 1).clamp(min=0)
         return rank_BS
+
+    def seen_BS(self, layer: int) -> Tensor:
+        """True where a position holds something and the layer reads it."""
+        if self.n_reading is None or layer < self.n_reading:
+            return self.valid_BS
+        return self.valid_BS & (torch.arange(self.valid_BS.shape[1], device=self.valid_BS.device) >= self.n_memory)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -185,7 +193,7 @@ class Observed:
             for part, seen_BS in zip(parts, seen, strict=True):
                 part.count(seen_BS)
             for number, layer in enumerate(self.layers):
-                attention_BHGCS = self._softmax(layer, first, end)
+                attention_BHGCS = self._softmax(layer, self.seen_BS(number), first, end)
                 for part, sum_BLHS in zip(parts, sums, strict=True):
                     part.add(attention_BHGCS, sum_BLHS[:, number])
         return [
@@ -211,7 +219,7 @@ class Observed:
             if bool(counts_N[first:end].any()):
                 yield first, end
 
-    def _softmax(self, layer: LayerAttention, first: int, end: int) -> Tensor:
+    def _softmax(self, layer: LayerAttention, seen_BS: Tensor, first: int, end: int) -> Tensor:
         """Attention of some queries of one layer to the keys in front of them, ``BHGCS`` in the pass's precision."""
         start, stop = self.n_memory + first, self.n_memory + end
         queries_BACE = layer.queries_BANE[:, :, first:end].detach() * layer.scaling
@@ -222,9 +230,9 @@ class Observed:
         blocked = torch.finfo(products.dtype).min
         ahead_CC = torch.ones(end - first, end - first, dtype=torch.bool, device=products.device).triu(1)
         products[..., start:].masked_fill_(ahead_CC, blocked)
-        valid_BS = self.valid_BS[:, :stop]
-        if not bool(valid_BS.all()):
-            products.masked_fill_(~valid_BS[:, None, None, None], blocked)
+        seen_BS = seen_BS[:, :stop]
+        if not bool(seen_BS.all()):
+            products.masked_fill_(~seen_BS[:, None, None, None], blocked)
         return products.softmax(-1)
 
     def _part(self, view: View, weights_BN: Tensor, first: int, end: int) -> _Part:

@@ -54,7 +54,10 @@ class ExpectedAttention(Scorer):
         sink_BS = observed.valid_BS & (observed.rank_BS < self.sinks)
         counted_BS = observed.valid_BS & ~sink_BS
         turn_BEE = self._mean_turn(observed)
-        layers = [self._layer(observed, layer, counted_BS, turn_BEE) for layer in observed.layers]
+        layers = [
+            self._layer(observed, layer, counted_BS & observed.seen_BS(number), turn_BEE)
+            for number, layer in enumerate(observed.layers)
+        ]
         scores_BLHS = torch.stack(layers, 1)
         highest_BLH1 = scores_BLHS.amax(-1, keepdim=True)
         # Where all are sinks, they are worth the same, and not nothing.

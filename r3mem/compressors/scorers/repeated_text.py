@@ -70,7 +70,10 @@ class RepeatedText(Scorer):
 
         Raises:
             InputError: Text and repeat together are longer than the model's positions.
+            ConfigError: Some layers do not read the memory.
         """
+        if observed.n_memory and observed.n_reading not in (None, len(observed.layers)):
+            raise ConfigError("a repeat is read by all layers or by none: set the compressor's layer_share to 1")
         text, prefix = observed.text, self._prefix(observed)
         scores_BLHS = torch.zeros(observed.shape, device=observed.valid_BS.device)
         sink_BS = observed.valid_BS & (observed.rank_BS < self.sinks)
