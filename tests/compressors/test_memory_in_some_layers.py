@@ -1,7 +1,7 @@
 """Memories of keys and values in the lower layers alone: the shared tests, and that other layers really read nothing.
 
-Shape legend: B batch, K slots, N text tokens, S positions of one pass, H heads of keys and values, G heads of queries of a
-group, E width of a head, W numbers of a slot, L layers, V vocabulary, P prefix positions, D width.
+Shape legend: B batch, K slots, N text tokens, S positions of one pass, H heads of keys and values, G heads of queries
+of a group, E width of a head, W numbers of a slot, L layers, V vocabulary, P prefix positions, D width.
 """
 
 from __future__ import annotations
