@@ -59,7 +59,7 @@ test-all: lint ## the same with the slow tests (real language model), and those 
 	@$(BIN)/python -m pip install $(PIP_FLAGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[quantised]'
 	$(BIN)/python -m pytest -m 'slow or not slow' $(PYTEST_ARGS)
 
-test-oldest: $(OLDEST_STAMP) ## the fast tests with the oldest versions that pyproject.toml allows
+test-oldest: $(OLDEST_STAMP) ## the fast tests with the oldest versions that pyproject.toml allows, and parity with kvpress
 	$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: install ## ruff and mypy, without changing a file

@@ -66,6 +66,7 @@ class SelectedKeyValues(Compressor):
     references and retrieves some anew every few tokens; here the segments of the text itself are read, and a state
     holds them side by side. Its memories are vector-quantised; here they are stored as `R3Mem` stores any memory
     (``precision``), so that its figures of bytes do not carry over.
+    Layers above find no sinks among what they read: an untrained model reads such a memory worse than nothing.
     """
 
     accumulates: ClassVar[bool] = True

@@ -24,7 +24,8 @@ class LastQueries(Scorer):
     window is counted in tokens; ``recent`` of `SelectedKeyValues` does the same in shares of the slots.
 
     The paper's method, as NVIDIA's ``SnapKVPress`` has it. Where this differs: a text of at most ``window`` tokens is
-    all window, and the press refuses it. A memory in front is observed, and not averaged with the text behind it.
+    all window, and the press refuses it. A memory in front is observed, and not averaged with the text behind it. In a
+    state of several segments the window of each keeps its worth.
 
     Args:
         window: Queries at the end of every text, at least 1.
