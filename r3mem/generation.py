@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from r3mem.errors import InputError
-from r3mem.layer_hooks import injected
+from r3mem.layer_hooks import injected, unread
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
 
@@ -74,6 +74,7 @@ def generating(backbone: Backbone, prefix: Prefix) -> Iterator[None]:
         backbone.check_positions(positions_BS, valid_BS)
         masks = PassMasks.build(valid_BS, n_prefix, n_queries, backbone.compute, segment_BS=segment_BS)
         steps.close()
+        steps.enter_context(unread(backbone.above(prefix), masks, type(backbone.base).__name__))
         if prefix.layer > 0:
             steps.enter_context(injected(backbone.layers, prefix, masks, type(backbone.base).__name__))
         kwargs["attention_mask"] = masks.all_layers

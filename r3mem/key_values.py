@@ -17,7 +17,7 @@ all above.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -81,6 +81,14 @@ class KeyValueLayout:
     heads: int
     head_width: int
     rotary: Rotary
+
+    def lowest(self, share: float) -> KeyValueLayout:
+        """The layout of the lowest layers alone.
+
+        Args:
+            share: Of the layers; rounded, and at least one of them.
+        """
+        return replace(self, layers=max(1, round(share * self.layers)))
 
     @property
     def width(self) -> int:

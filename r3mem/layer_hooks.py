@@ -5,7 +5,7 @@ Shape legend: B batch, P prefix, S positions of one pass, H of them read by the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -72,6 +72,34 @@ def injected(
         for layer in layers[: prefix.layer]:
             stack.callback(layer.register_forward_pre_hook(hide, with_kwargs=True).remove)
         stack.callback(layers[prefix.layer].register_forward_pre_hook(enter, with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
+def unread(layers: Iterable[nn.Module], masks: PassMasks, model: str) -> Iterator[None]:
+    """Inside, some layers read nothing of the prefix.
+
+    Args:
+        layers: These layers.
+        masks: Attention masks of the pass.
+        model: What the model is called in errors.
+
+    Raises:
+        ConfigError: Inside: the model's layers do not get its mask.
+    """
+
+    def hide(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not any(value is masks.all_layers for value in (*args, *kwargs.values())):
+            raise ConfigError(
+                f"{model} does not hand its attention mask down to its layers, so that all of them read a memory: set "
+                "the compressor's layer_share to 1"
+            )
+        swapped = [masks.below if value is masks.all_layers else value for value in args]
+        return tuple(swapped), {k: masks.below if value is masks.all_layers else value for k, value in kwargs.items()}
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_pre_hook(hide, with_kwargs=True).remove)
         yield
 
 

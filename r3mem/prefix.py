@@ -32,9 +32,12 @@ class Prefix:
         key_values_BMW: Keys and values of all layers at the first M positions, see `KeyValueLayout`.
         segment_BP: Number of the segment that each position is of, where those of several segments stand side by side
             and do not see each other; -1 at positions that all see and that see all. None: one sees those before it.
+        layer_share: Share of the model's layers, from the lowest, whose keys and values ``key_values_BMW`` holds. The
+            layers above read nothing of the prefix.
 
     Raises:
-        ConfigError: Keys and values together with states that enter at a middle layer.
+        ConfigError: Keys and values together with states that enter at a middle layer, or states in front of some
+            layers alone.
     """
 
     states_BPD: Tensor
@@ -44,10 +47,13 @@ class Prefix:
     layer: int = 0
     key_values_BMW: Tensor | None = None
     segment_BP: Tensor | None = None
+    layer_share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.key_values_BMW is not None and self.layer > 0:
             raise ConfigError("states behind keys and values can only enter at layer 0")
+        if self.layer_share < 1 and self.n_cached != self.n_positions:
+            raise ConfigError("only a prefix of keys and values can be read by some of the layers")
 
     @property
     def n_positions(self) -> int:

@@ -190,10 +190,16 @@ class SegmentModel(nn.Module):
         if self.level_embedding is not None:
             level_W = self.level_embedding.weight[-1 if level is None else level]
             slots_BKW = slots_BKW + level_W * self.compressor.slot_mask(text)[..., None]
-        return self._through_stack(text, slots_BKW, written.scores)
+        return self.bind(text, slots_BKW, written.scores)
 
-    def _through_stack(self, text: Segments, slots_BKW: Tensor, scores: Scores | None = None) -> Step:
-        """The words go into the first D coordinates of each slot; what is beyond them rides along."""
+    def bind(self, text: Segments, slots_BKW: Tensor, scores: Scores | None = None) -> Step:
+        """Put the words of a text into slots: they take the first D coordinates, what is beyond them rides along.
+
+        Args:
+            text: The segments.
+            slots_BKW: The slots as the compressor wrote them.
+            scores: Next-token logits that the step is to carry, or what makes them.
+        """
         slots_BKD, beyond_BKX = slots_BKW.tensor_split([self.backbone.width], -1)
         slots_BKD = self.decoder.exclusive(slots_BKD)
         text_BND = self.exact.stream(text)
@@ -245,7 +251,7 @@ class SegmentModel(nn.Module):
 
         with torch.no_grad(), evaluating(self):
             return self.compressor.calibrate(
-                self.backbone, text, lambda slots_BKW: self._through_stack(text, slots_BKW).state.slots_BKD
+                self.backbone, text, lambda slots_BKW: self.bind(text, slots_BKW).state.slots_BKD
             )
 
     def tokens(self, text: Text) -> list[int]:

@@ -30,6 +30,7 @@ from r3mem.compressors.base import Compressor, Written
 from r3mem.compressors.key_value_slots import key_value_prefix
 from r3mem.compressors.scorers import AttentionReceived, DistantAttention, Scorer, SumOfScorers
 from r3mem.errors import ConfigError
+from r3mem.key_values import KeyValueLayout
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.prefix import Prefix
 
@@ -58,6 +59,16 @@ class SelectedKeyValues(Compressor):
         recent: Share of the slots that is kept for the last positions.
         max_slots: Slots that a state holds at most.
         decay: Factor of a slot's worth for each segment that came after its own.
+        layer_share: Share of the layers, from the lowest, whose keys and values are kept; the layers above read nothing
+            of a memory. A slot is narrower by it. With 0.5 and few slots this is the explicit memory of Memory^3.
+
+    Where this differs from Memory^3 (2407.01178), which has explicit memories in the first half of its layers, 8 of 128
+    tokens a head. Its model is trained from scratch to read them; here a frozen one reads. It keeps a bank of
+    references and retrieves some anew every few tokens; here the segments of the text itself are read, and a state
+    holds them side by side. Its memories are vector-quantised; here they are stored as `R3Mem` stores any memory
+    (``precision``), so that its figures of bytes do not carry over.
+    Untrained, SmolLM2-135M read such a memory worse than nothing (one text, 512 tokens at ratio 8): the layers above
+    may lack a sink. So it needs training.
     """
 
     accumulates: ClassVar[bool] = True
@@ -73,6 +84,7 @@ class SelectedKeyValues(Compressor):
         recent: float = 0.0,
         max_slots: int = 1024,
         decay: float = 1.0,
+        layer_share: float = 1.0,
     ) -> None:
         super().__init__(ratio)
         if sharing not in ("head", "layer", "all") or positions not in ("compact", "original"):
@@ -84,14 +96,17 @@ class SelectedKeyValues(Compressor):
                 f"sinks {sinks}, recent {recent}, decay {decay} and max_slots {max_slots} are not possible: sinks from "
                 "0, recent from 0 to below 1, decay above 0 and at most 1, at least 1 slot"
             )
+        if not 0 < layer_share <= 1:
+            raise ConfigError(f"layer_share {layer_share} is not possible: give a share above 0, at most 1")
         if scorer is None:
             scorer = SumOfScorers([AttentionReceived(), DistantAttention()], sinks=sinks)
         self.width, self.scorer, self.sharing, self.positions = width, scorer, sharing, positions
         self.sinks, self.recent, self.max_slots, self.decay = sinks, recent, max_slots, decay
+        self.layer_share = layer_share
 
     def memory_width(self, backbone: Backbone) -> int:
         """W: keys and values of a slot, and what each was worth; see :meth:`Compressor.memory_width`."""
-        layout = backbone.key_values
+        layout = self._layout(backbone)
         return layout.width + layout.layers * layout.heads
 
     def scale_group(self, backbone: Backbone) -> int:
@@ -126,10 +141,11 @@ class SelectedKeyValues(Compressor):
             scores_BLHS: What its positions are worth; None asks the scorer.
         """
         scores_BLHS = self.scorer(observed) if scores_BLHS is None else scores_BLHS
-        index_BLHK, worth_BLHK = self._chosen(observed, scores_BLHS)
-        pairs = [(layer.keys_BHSE, layer.values_BHSE) for layer in observed.layers]
+        layout = self._layout(backbone)
+        index_BLHK, worth_BLHK = self._chosen(observed, scores_BLHS[:, : layout.layers])
+        pairs = [(layer.keys_BHSE, layer.values_BHSE) for layer in observed.layers[: layout.layers]]
         positions_BS = observed.positions_BS if self.positions == "compact" else None
-        slots_BKV = backbone.key_values.selected(pairs, index_BLHK, positions_BS)
+        slots_BKV = layout.selected(pairs, index_BLHK, positions_BS)
         # The last layer stands first, as in `KeyValueLayout`.
         worth_BKX = worth_BLHK.flip(1).permute(0, 3, 1, 2).flatten(2)
         return torch.cat([slots_BKV, worth_BKX], -1) * self.slot_mask(observed.text)[..., None]
@@ -137,6 +153,7 @@ class SelectedKeyValues(Compressor):
     def read(self, memory: MemoryState) -> Prefix:
         """See :meth:`Compressor.read`."""
         prefix = key_value_prefix(memory.slots_BKD, self._readable(memory), self.width)
+        prefix.layer_share = self.layer_share
         if self.positions == "original":
             # Keys stand in the slots as they were, so nothing is turned.
             prefix.positions_BP, prefix.start_B = torch.zeros_like(prefix.positions_BP), memory.lengths_B
@@ -146,7 +163,7 @@ class SelectedKeyValues(Compressor):
         """All slots side by side while they fit, then in each head those that are worth most; see the class."""
         if before is None:
             before = MemoryState(written.slots_BKD[:, :0], torch.zeros_like(written.lengths_B), written.ratio)
-        layout = backbone.key_values
+        layout = self._layout(backbone)
         shape = (layout.layers, layout.heads)
         both_BJW = torch.cat([before.slots_BKD, written.slots_BKD], 1)
         worth_BJX = both_BJW[..., layout.width :]
@@ -179,6 +196,10 @@ class SelectedKeyValues(Compressor):
         layered = taken_BXKY.transpose(1, 2).reshape(n_batch, n_kept, shape[0], shape[1], 2, -1).transpose(3, 4)
         worth_BKX = aged_BJX.transpose(1, 2).gather(2, index_BXK).transpose(1, 2)
         return torch.cat([layered.reshape(n_batch, n_kept, -1), worth_BKX], -1)
+
+    def _layout(self, backbone: Backbone) -> KeyValueLayout:
+        """How slots hold the keys and values of the layers that have memories."""
+        return backbone.key_values.lowest(self.layer_share)
 
     def _readable(self, memory: MemoryState) -> Tensor:
         """``bool BK``: slots to be read, of segments side by side the sinks of the first alone."""

@@ -17,9 +17,9 @@ from tests.tiny_run import CONFIGS, config, logged, tiny, write_documents
 MODEL, DATA, TRAINER, LIMIT = "model/virtual_tokens", "data/python_reference", "trainer/cpu", "debug/limit"
 SPELLS = "model/in_context_autoencoder"
 PEERS = (
-    "accumulating_summaries", "activation_beacon", "associative_blocks", "five_hundred_x", "gist_tokens",
-    "in_context_autoencoder", "last_tokens", "memformer", "no_memory", "random_memory", "recurrent_memory",
-    "retention_valve",
+    "accumulating_summaries", "activation_beacon", "associative_blocks", "expected_attention", "five_hundred_x",
+    "gist_tokens", "h2o", "in_context_autoencoder", "kvzip", "last_tokens", "memformer", "memory3", "no_memory",
+    "random_memory", "recurrent_memory", "retention_valve", "selected_key_values", "snapkv", "streaming_llm",
 )  # fmt: skip
 STRATEGIES = ("deepspeed_zero1", "deepspeed_zero1_offload", "deepspeed_zero2", "deepspeed_zero2_offload", "fsdp")
 SHIPPED = {

@@ -11,7 +11,12 @@ from r3mem.compressors.scorers.base import Scorer
 
 
 class Recency(Scorer):
-    """The later a position, the higher its score."""
+    """The later a position, the higher its score.
+
+    Where this differs from StreamingLLM: its window slides token by token. Here every segment leaves its last
+    positions, and a state drops them once it holds ``max_slots``. What is kept of a segment is worth 1 to 2 times its
+    mean at a ratio above 2. So with ``decay`` 0.5 of `SelectedKeyValues` the later segment always stays.
+    """
 
     def score(self, observed: Observed, sums: Iterator[Tensor]) -> Tensor:
         """See :meth:`Scorer.score`."""
