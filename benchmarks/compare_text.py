@@ -20,7 +20,7 @@ import torch
 from harness import DEFAULT_TEXT, documents, name_of, peak_mib
 from methods import FULL_TEXT, compressor_of, decoder_of, has_maps, settings_of
 from recall import recall_row
-from retention import nll, parted, windows_of
+from retention_trained import nll, parted, windows_of
 from retention_training import (
     HISTORY,
     LORA_RANK,

@@ -77,6 +77,7 @@ def main() -> None:
     tokens = int(text.lengths_B.sum())
     with torch.no_grad():
         state = model.step(text, logits=False).state
+        model.step(text, state)  # The first likelihood looks at the head in a pass of its own.
     slots, prefix = int(compressor.slot_mask(text).sum()), int(compressor.read(state).mask_BP.sum())
 
     def likelihood() -> torch.Tensor:
@@ -85,7 +86,7 @@ def main() -> None:
 
     def read_and_write() -> torch.Tensor:
         step = model.step(text, state)
-        total, count = forward_nll(step.logits_BNV, text, text.lengths_B > 0)
+        total, count = forward_nll(step.scores, text, text.lengths_B > 0)
         return total / count + step.state.slots_BKD.square().mean()
 
     def stepped(loss: Callable[[], torch.Tensor]) -> None:

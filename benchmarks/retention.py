@@ -273,9 +273,7 @@ def main() -> None:
     p.add_argument("--windows", type=int, default=24, help="windows of each text and history")
     p.add_argument("--methods", nargs="+", default=list(SCORERS), choices=list(SCORERS), help="the first is ours")
     p.add_argument("--segment", type=int, default=512, help="tokens of a segment where a history is streamed")
-    p.add_argument(
-        "--stream-ratio", nargs="*", type=int, default=[8, 32], metavar="R", help="ratios of streamed states"
-    )
+    p.add_argument("--stream-ratio", nargs="*", type=int, default=[8, 32], metavar="R", help="of streamed states")
     p.add_argument("--precision", nargs="*", default=["float16", "int8"], help="of memories with words in them")
     p.add_argument("--model", type=Path, default=None, metavar="DIR", help="a saved model, whose adapters then read")
     args = start(p)

@@ -31,12 +31,12 @@ FAMILIES = ("llama", "gpt2", "qwen2", "gpt_neox")
 def _config(family: str) -> PretrainedConfig:
     shape = {
         "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4, "max_position_embeddings": 256, "bos_token_id": None, "eos_token_id": 256,
+        "num_attention_heads": 4, "max_position_embeddings": 1024, "bos_token_id": None, "eos_token_id": 256,
         "initializer_range": 0.2,
     }  # fmt: skip
     if family == "gpt2":
         return GPT2Config(
-            vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=256, bos_token_id=None,
+            vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=1024, bos_token_id=None,
             eos_token_id=256, initializer_range=0.2,
         )  # fmt: skip
     if family == "gpt_neox":

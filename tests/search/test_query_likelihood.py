@@ -120,6 +120,6 @@ def test_a_query_of_which_nothing_is_scored(model: R3Mem) -> None:
 
 def test_a_query_that_does_not_fit_behind_the_longest_passage(model: R3Mem) -> None:
     searcher = QueryLikelihood(model)
-    searcher.index(["short", "x" * 200])
-    with pytest.raises(InputError, match="does not fit the 256 positions"):
-        searcher.scores("y" * 60)
+    searcher.index(["short", "x" * 950])
+    with pytest.raises(InputError, match="does not fit the 1024 positions"):
+        searcher.scores("y" * 80)
