@@ -18,7 +18,7 @@ from r3mem.hierarchy import Document
 from r3mem.memory import Memory, MemoryState, Segments
 from r3mem.reversible.quantise import Precision
 from r3mem.reversible.text_side import Proof
-from r3mem.segment_model import SegmentModel, Text
+from r3mem.segment_model import SegmentModel, Text, joined
 from r3mem.tree_memory import TreeMemory
 from r3mem.tree_retention import recall_leaves, recall_node, retain_trees
 
@@ -179,14 +179,16 @@ class R3Mem(SegmentModel):
     @torch.no_grad()
     def generate(
         self, prompt: str | Sequence[str], memory: Memory | Sequence[Memory] | None = None, reach: str = "state",
-        **options: Any,
+        slots: int | None = None, **options: Any,
     ) -> Any:  # fmt: skip
         """Continue a prompt with the memory read in front of it.
 
         Args:
             prompt: A prompt, or several.
             memory: One memory for all prompts, or one for each.
-            reach: ``state`` reads the last segment's tokens (constant size); ``records`` reads every segment's.
+            reach: ``state`` reads what the next segment would read: the last segment's tokens, or with
+                `SelectedKeyValues` all segments' up to ``max_slots``. ``records`` reads every segment's.
+            slots: Read only so many of them, those that the prompt attends to most; None reads all.
             **options: Passed to transformers' ``generate``, such as ``max_new_tokens``.
 
         Returns:
@@ -200,9 +202,15 @@ class R3Mem(SegmentModel):
                 raise InputError(
                     f"{len(prompts)} prompts but {len(memories)} memories; give one for all or one for each"
                 )
-            prefix = self.prefix([self.state(m, reach) for m in memories])
         ids = [list(self.backbone.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts]
         with evaluating(self), self.compressor.reading(self.backbone):
+            if memory is not None:
+                state = joined([self.state(m, reach) for m in memories])
+                assert state is not None
+                if slots is not None:
+                    query = Segments.pad(ids, self.backbone.device)
+                    state = self.compressor.choose(self.backbone, state, query, slots)
+                prefix = self.compressor.read(state)
             new = self.backbone.generate(ids, prefix, **options)
         texts = [self.backbone.tokenizer.decode(row, skip_special_tokens=True) for row in new]
         return texts[0] if isinstance(prompt, str) else texts

@@ -102,6 +102,22 @@ class Compressor(nn.Module, ABC):
         """
         return written
 
+    def choose(self, backbone: Backbone, memory: MemoryState, query: Segments, slots: int) -> MemoryState:
+        """Fewer virtual tokens of a memory: those that a query needs, now that it is known.
+
+        Args:
+            backbone: The language model.
+            memory: All that could be read.
+            query: What is asked, or the last words of what goes on.
+            slots: Virtual tokens that are read at most.
+
+        Raises:
+            ConfigError: The compressor's virtual tokens cannot be chosen from.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} cannot choose virtual tokens at reading time: read all, or take SelectedKeyValues"
+        )
+
     def spell(self, memory: MemoryState) -> Prefix:
         """Turn a memory into what the backbone reads where it is to spell out the text behind it; as `read` here."""
         return self.read(memory)

@@ -24,7 +24,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from r3mem.attention import Observed
+from r3mem.attention import Observed, View
 from r3mem.backbone import Backbone
 from r3mem.compressors.base import Compressor, Written
 from r3mem.compressors.key_value_slots import key_value_prefix
@@ -183,6 +183,27 @@ class SelectedKeyValues(Compressor):
         slots_BKW = self._taken(both_BJW, aged_BJX, index_BXK, layout.width, shape)
         slots_BKW = slots_BKW * (torch.arange(n_kept, device=kept_B.device) < kept_B[:, None])[..., None]
         return MemoryState(slots_BKW, kept_B * written.ratio, written.ratio)
+
+    @torch.no_grad()
+    def choose(self, backbone: Backbone, memory: MemoryState, query: Segments, slots: int) -> MemoryState:
+        """In each head the slots that a query attends to most, in their order; see :meth:`Compressor.choose`."""
+        if slots < 1:
+            raise ConfigError(f"slots {slots} is not possible: read at least 1")
+        prefix = self.read(memory)
+        observed = backbone(query, prefix, logits=False, observe=True).attention
+        assert observed is not None
+        layout = self._layout(backbone)
+        (received_BLHS,) = observed.attention((View(),))
+        rank_BXM = received_BLHS[:, : layout.layers, :, : prefix.n_positions].flip(1).flatten(1, 2)
+        worth_BMX = memory.slots_BKD[..., layout.width :]
+        rank_BXM = torch.where(worth_BMX.transpose(1, 2) > SINK / 2, SINK, rank_BXM)
+        rank_BXM = torch.where(prefix.mask_BP[:, None], rank_BXM, -torch.inf)
+        kept_B = prefix.mask_BP.sum(1).clamp(max=slots)
+        n_kept = max(1, int(kept_B.max()))
+        index_BXK = _first_in_order(rank_BXM, kept_B, n_kept)
+        slots_BKW = self._taken(memory.slots_BKD, worth_BMX, index_BXK, layout.width, (layout.layers, layout.heads))
+        slots_BKW = slots_BKW * (torch.arange(n_kept, device=kept_B.device) < kept_B[:, None])[..., None]
+        return MemoryState(slots_BKW, kept_B * memory.ratio, memory.ratio)
 
     def _taken(
         self, both_BJW: Tensor, aged_BJX: Tensor, index_BXK: Tensor, width: int, shape: tuple[int, int]

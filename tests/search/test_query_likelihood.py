@@ -83,7 +83,7 @@ def test_the_model_is_left_as_it_was(model: R3Mem) -> None:
         assert [part.training for part in model.modules()] == modes
     assert searcher.scores(QUERY) != plain.scores(QUERY)
     with pytest.raises(InputError, match="does not fit"):
-        searcher.index(["x" * 300])
+        searcher.index(["x" * 1100])
     assert model.ratio == RATIO and [part.training for part in model.modules()] == modes
     with pytest.raises(ConfigError):
         QueryLikelihood(model, ratio=64).index(PASSAGES)
