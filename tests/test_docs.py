@@ -39,7 +39,7 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # Modules that the run inside imports first are taken away after it: the backbone's are imported before.
 @pytest.mark.usefixtures("backbone_folder")
-@pytest.mark.parametrize("file", ["test_my_couplings.py", "test_my_compressors.py"])
+@pytest.mark.parametrize("file", ["test_my_couplings.py", "test_my_compressors.py", "test_my_scorers.py"])
 def test_the_examples_pass_their_batteries(file: str, examples: Path, pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess(str(examples / file), "-q", "-p", "no:cacheprovider", f"--rootdir={examples}")
     outcome = result.parseoutcomes()

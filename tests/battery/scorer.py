@@ -67,8 +67,15 @@ class Plain:
         """``LHS`` of a score that is made of the weights ``GNS`` of a head."""
         return torch.stack([torch.stack([score(head_GNS) for head_GNS in layer_HGNS]) for layer_HGNS in self.layers])
 
-    def mean_over_seeing(self, weights_N: Tensor, min_distance: int = 0, few: float = 2.0) -> Tensor:
-        """``LHS``: the weighted mean of the attention of queries that could see each position, one by one."""
+    def mean_over_seeing(self, weights_N: Tensor | None = None, min_distance: int = 0, few: float = 2.0) -> Tensor:
+        """``LHS``: the mean of the attention of queries that could see each position, one by one.
+
+        Args:
+            weights_N: Weight of each query; None weights all alike.
+            min_distance: Only attention from at least so far counts.
+            few: Added to the number of queries.
+        """
+        weights_N = torch.ones(self.layers[0].shape[2]) if weights_N is None else weights_N
 
         def score(head_GNS: Tensor) -> Tensor:
             scores_S = torch.zeros(self.n_keys)
