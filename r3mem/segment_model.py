@@ -388,7 +388,7 @@ def _default_binding(backbone: Backbone, compressor: Compressor) -> PositionBind
         return PositionBinding(backbone.width, compressor.ratio)
     layout = backbone.key_values
     return PositionBinding(
-        backbone.width, compressor.ratio, share=0.9, token_dims=12, block=layout.heads * layout.head_width,
+        backbone.width, compressor.ratio, share=0.9, token_dims=5, block=layout.heads * layout.head_width,
         amplitude=0.1,
     )  # fmt: skip
 

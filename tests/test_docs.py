@@ -14,7 +14,7 @@ from r3mem import Backbone, R3Mem
 from r3mem.compressors import EdgePool
 from r3mem.hierarchy import BlankLines, Flat, Level, MultiLevel
 from r3mem.reversible import PositionBinding, ReversibleStack
-from tests.tiny_models import RATIO, SEGMENT, WIDTH
+from tests.tiny_models import FAMILIES, RATIO, SEGMENT, WIDTH, tiny_model
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,8 +37,14 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# Modules that the run inside imports first are taken away after it: the backbone's are imported before.
-@pytest.mark.usefixtures("backbone_folder")
+@pytest.fixture(scope="module")
+def families() -> None:
+    """Modules that a run inside a test imports first are taken away after it: those of all backbones are imported."""
+    for family in FAMILIES:
+        tiny_model(family)
+
+
+@pytest.mark.usefixtures("backbone_folder", "families")
 @pytest.mark.parametrize("file", ["test_my_couplings.py", "test_my_compressors.py", "test_my_scorers.py"])
 def test_the_examples_pass_their_batteries(file: str, examples: Path, pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess(str(examples / file), "-q", "-p", "no:cacheprovider", f"--rootdir={examples}")
