@@ -168,7 +168,8 @@ class Memory:
         ratio: Text tokens per virtual token.
         corrections: Packed corrections of each segment.
         digests: signed 64-bit digest of each segment's token ids.
-        fingerprint: Names of what the memory can be read by: ``backbone``, ``stack`` and ``prior``.
+        fingerprint: Names of what the memory can be read by: ``backbone``, ``stack``, ``prior`` and
+            ``compressor``.
         wrong: Tokens of each segment that the slots alone give wrongly, before corrections.
         scale_group: Coordinates of such a group; None where the rest has one unit.
     """

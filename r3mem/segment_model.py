@@ -157,12 +157,23 @@ class SegmentModel(nn.Module):
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Names of backbone, decoder (at its ratio) and prior; a memory of others is refused."""
+        """Names of backbone, decoder (at its ratio), prior and compressor.
+
+        A memory of another backbone, decoder or prior is refused. One of another compressor can be recalled and not
+        read; one of the same class with other settings is read with a warning.
+        """
         return {
             "backbone": self.backbone.fingerprint,
             "stack": saving.digest(*self.exact.identity()),
             "prior": "none" if self.exact.prior is None else saving.digest(describe(self.exact.prior)),
+            "compressor": self._compressor_name(),
         }
+
+    def _compressor_name(self) -> str:
+        """Class and settings; ratio and size of a state are no matter of how a slot is read."""
+        described = describe(self.compressor)
+        settings = {k: v for k, v in described["init_args"].items() if k not in ("ratio", "most", "max_slots")}
+        return f"{type(self.compressor).__name__} {saving.digest({**described, 'init_args': settings})}"
 
     @property
     def level_fingerprints(self) -> list[dict[str, str]]:
@@ -322,9 +333,10 @@ class SegmentModel(nn.Module):
         The state is the last segment's record, or more where the compressor accumulates.
 
         Raises:
-            FingerprintError: The memory was made by another backbone or stack.
+            FingerprintError: The memory was made by another backbone, stack or compressor.
         """
         self.check(memory)
+        self._check_readable(memory)
         if reach == "state":
             state = None
             for t in range(0 if self.compressor.accumulates else len(memory.digests) - 1, len(memory.digests)):
@@ -348,7 +360,8 @@ class SegmentModel(nn.Module):
             FingerprintError: Names what differs.
         """
         own = self.fingerprint
-        for part, value in own.items():
+        for part in ("backbone", "stack", "prior"):
+            value = own[part]
             if memory.fingerprint.get(part) != value:
                 raise FingerprintError(
                     f"this memory was made by another {part} ({memory.fingerprint.get(part)}, here {value}; its ratio "
@@ -361,6 +374,26 @@ class SegmentModel(nn.Module):
                 f"this memory's virtual tokens are {width} wide, those of {type(self.compressor).__name__} "
                 f"{self.memory_width}: it is of another compressor; load the model that made it"
             )
+
+    def _check_readable(self, memory: Memory) -> None:
+        """Refuse a memory of another compressor, warn of one of other settings.
+
+        Raises:
+            FingerprintError: The memory was written by another class of compressor.
+        """
+        found, own = memory.fingerprint.get("compressor"), self._compressor_name()
+        if found is None or found == own:
+            return
+        if found.split()[0] != own.split()[0]:
+            raise FingerprintError(
+                f"this memory was written by {found.split()[0]}, and {own.split()[0]} cannot read it; its text can be "
+                "recalled: load the model that wrote it, or retain the text again"
+            )
+        warnings.warn(
+            f"this memory was written by a {own.split()[0]} of other settings ({found.split()[1]}, here "
+            f"{own.split()[1]}): it is read as it was written; what goes on from it is written by the settings here",
+            stacklevel=4,
+        )
 
     def _slots(self, memory: Memory, part: slice) -> Tensor:
         stored = Quantised(

@@ -5,6 +5,7 @@ Shape legend: B batch, N text tokens, K slots, L layers, H heads of keys and val
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from r3mem import Backbone, ConfigError, InputError, Memory, MemoryState, R3Mem, Segments
-from r3mem.compressors import LastTokens, SelectedKeyValues
+from r3mem import Backbone, ConfigError, FingerprintError, InputError, Memory, MemoryState, R3Mem, Segments
+from r3mem.compressors import Compressor, LastTokens, RecurrentMemory, SelectedKeyValues
 from r3mem.compressors.scorers import AttentionReceived, BenefitWeightedAttention, FutureAttention, Recency
 from r3mem.hierarchy import Flat
+from r3mem.reversible import PositionBinding, ReversibleStack
 from tests.battery.compressor import KeyValueBattery, random_text
 from tests.tiny_models import FAMILIES, HEAD_WIDTH, KEY_VALUE_HEADS, LAYERS, SEGMENT, TEXT, WIDTH, same_memory
 
@@ -243,3 +245,21 @@ def test_what_is_refused(tiny_backbone: Callable[..., Backbone], backbone_folder
     ):  # fmt: skip
         with pytest.raises(ConfigError):
             SelectedKeyValues(WIDTH, 4, **wrong)
+
+
+@torch.no_grad()
+def test_whose_memories_are_read(backbone: Backbone) -> None:
+    def model(compressor: Compressor) -> R3Mem:
+        return R3Mem(backbone, compressor, ReversibleStack([PositionBinding(WIDTH, 4)]), Flat(SEGMENT)).eval()
+
+    memory = model(SelectedKeyValues(WIDTH, 4)).retain(TEXT)
+    for other in (SelectedKeyValues(WIDTH, 4, AttentionReceived()), SelectedKeyValues(WIDTH, 4, sharing="layer")):
+        with pytest.warns(UserWarning, match="SelectedKeyValues of other settings"):
+            model(other).state(memory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(SelectedKeyValues(WIDTH, 4, max_slots=8)).state(memory)
+    lasts, recurrent = model(LastTokens(WIDTH, 4)), model(RecurrentMemory(WIDTH, 4))
+    assert recurrent.recall(lasts.retain(TEXT)) == TEXT
+    with pytest.raises(FingerprintError, match="written by LastTokens, and RecurrentMemory cannot read it"):
+        recurrent.generate("So", lasts.retain(TEXT), max_new_tokens=2)
