@@ -58,7 +58,8 @@ class SelectedKeyValues(Compressor):
         sinks: First positions that are always kept; without them a model reads nothing well. At most half the slots.
         recent: Share of the slots that is kept for the last positions.
         max_slots: Slots that a state holds at most.
-        decay: Factor of a slot's worth for each segment that came after its own.
+        decay: Factor of a slot's worth for each segment that came after its own. At 1 a full state keeps what was
+            once looked at most, and falls behind as many raw last tokens in a long stream.
         layer_share: Share of the layers, from the lowest, whose keys and values are kept; the layers above read nothing
             of a memory. A slot is narrower by it. With 0.5 and few slots this is the explicit memory of Memory^3.
 
@@ -83,7 +84,7 @@ class SelectedKeyValues(Compressor):
         sinks: int = 4,
         recent: float = 0.0,
         max_slots: int = 1024,
-        decay: float = 1.0,
+        decay: float = 0.5,
         layer_share: float = 1.0,
     ) -> None:
         super().__init__(ratio)
