@@ -163,7 +163,13 @@ class MemoryModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over trainable parameters, with warm-up and cosine decay."""
-        optimizer = self.optimizer_callable(p for p in self.parameters() if p.requires_grad)
+        trained = [p for p in self.parameters() if p.requires_grad]
+        if not trained:
+            raise ConfigError(
+                "nothing of this model is to be trained: set model.backbone.init_args.lora_rank above 0, or use the "
+                "model as it is"
+            )
+        optimizer = self.optimizer_callable(trained)
         total = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:

@@ -5,7 +5,7 @@ Shape legend: M positions of a pass, I inputs of a layer, O its outputs, R rank.
 
 from __future__ import annotations
 
-from types import MethodType
+from functools import partial
 from typing import Any, cast
 
 import peft
@@ -41,7 +41,7 @@ def with_adapters(
             # times faster on a CPU, with the float32 adapters as master weights.
             module.cast_input_dtype_enabled = False
             if isinstance(module, nn.Module) and type(module.base_layer) is nn.Linear and not dropout:
-                module.forward = MethodType(_forward, module)
+                module.forward = partial(_forward, module)
     return adapted
 
 

@@ -64,6 +64,13 @@ def _recording(attend: Callable[..., Any]) -> Callable[..., Any]:
     def attend_and_record(module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
         recorded = _RECORDED.get()
         if recorded is not None:
+            window = kwargs.get("sliding_window")
+            if kwargs.get("softcap") or kwargs.get("s_aux") is not None or (window and window < key.shape[2]):
+                raise ConfigError(
+                    f"{type(module).__name__} does more than a softmax over everything in front (a sliding window of "
+                    f"{window}, soft capping or learned sinks): what it attends to cannot be observed; make segments "
+                    "shorter than the window, or take another compressor"
+                )
             scaling = kwargs.get("scaling")
             recorded.append(LayerAttention(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling))
         return attend(module, query, key, value, *args, **kwargs)
@@ -85,12 +92,21 @@ def make_observable(model: PreTrainedModel) -> None:
             f"{type(model).__name__} runs its attention as {current!r}, which cannot be observed, and a memory of "
             "selected keys and values is chosen by attention: take attn_implementation sdpa, or another compressor"
         )
-    name = NAME.format(current)
-    if name not in ALL_ATTENTION_FUNCTIONS:
-        ALL_ATTENTION_FUNCTIONS.register(name, _recording(ALL_ATTENTION_FUNCTIONS[current]))
-        if current in ALL_MASK_ATTENTION_FUNCTIONS:
-            ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[current])
-    model.set_attn_implementation(name)
+    register(NAME.format(current))
+    model.set_attn_implementation(NAME.format(current))
+
+
+def register(name: str) -> None:
+    """Make the name of a recording function known to transformers; other names are left alone.
+
+    A model that was pickled has the name in its configuration and needs this in the process that loads it.
+    """
+    original = name.removeprefix(NAME.format(""))
+    if name == original or name in ALL_ATTENTION_FUNCTIONS or original not in ALL_ATTENTION_FUNCTIONS:
+        return
+    ALL_ATTENTION_FUNCTIONS.register(name, _recording(ALL_ATTENTION_FUNCTIONS[original]))
+    if original in ALL_MASK_ATTENTION_FUNCTIONS:
+        ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[original])
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -33,7 +34,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r3mem import backbone_source
 from r3mem.adapters import with_adapters
-from r3mem.attention import LayerAttention, Observed, make_observable, recording
+from r3mem.attention import LayerAttention, Observed, make_observable, recording, register
 from r3mem.backbone_structure import body, decoder_layers, digest, head, plain_head
 from r3mem.cpu_precision import fastest
 from r3mem.errors import ConfigError, InputError
@@ -51,6 +52,10 @@ from r3mem.prefix import Prefix
 
 AUTO = "auto"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+#: Whether passes of this thread end in front of the head.
+_HEAD_APART: ContextVar[bool] = ContextVar("r3mem_head_apart", default=False)
 
 
 @dataclass
@@ -107,7 +112,6 @@ class Backbone(nn.Module):
     """
 
     pack: int | None = None
-    _head_apart = False
 
     def __init__(
         self,
@@ -274,11 +278,11 @@ class Backbone(nn.Module):
 
         Other heads give logits as ever.
         """
-        before, self._head_apart = self._head_apart, True
+        token = _HEAD_APART.set(True)
         try:
             yield
         finally:
-            self._head_apart = before
+            _HEAD_APART.reset(token)
 
     # -- running it --------------------------------------------------------------------------------------------------
 
@@ -355,7 +359,7 @@ class Backbone(nn.Module):
             self._check_observable(prefix)
         first, end = n_prefix - n_cached, n_prefix - n_cached + n_text
         last_B = prefix.last_B if prefix is not None and first else None
-        apart = self._plain_head if logits and self._head_apart else None
+        apart = self._plain_head if logits and _HEAD_APART.get() else None
         if apart is not None and apart.weight.requires_grad:
             apart = None  # It was unfrozen since, and its gradient needs the logits.
         packing = None
@@ -435,6 +439,10 @@ class Backbone(nn.Module):
                 "prompt, read fewer virtual tokens (a higher ratio, or a state of fewer slots), or stream a long text "
                 "in segments"
             )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        register(str(self.base.config._attn_implementation))
 
     def _check_observable(self, prefix: Prefix | None) -> None:
         """Refuse what cannot be observed.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from r3mem.errors import InputError
-from r3mem.layer_hooks import injected, unread
+from r3mem.layer_hooks import in_this_thread, injected, unread
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
 
@@ -82,7 +82,7 @@ def generating(backbone: Backbone, prefix: Prefix) -> Iterator[None]:
             kwargs["position_ids"] = positions_BS[:, -n_queries:].clamp(max=backbone.max_positions - 1)
         return args, kwargs
 
-    handle = backbone.base.register_forward_pre_hook(lay_out, with_kwargs=True)
+    handle = backbone.base.register_forward_pre_hook(in_this_thread(lay_out), with_kwargs=True)
     try:
         with steps:
             yield
@@ -107,15 +107,7 @@ def continued(
     for b, prompt in enumerate(prompts):
         ids_BN[b, longest - len(prompt) :] = torch.tensor(prompt, device=backbone.device)
         mask_BS[b, n_prefix + longest - len(prompt) :] = 1
-    # A continuation that cannot end inside the window is refused before it begins.
-    start = 0 if prefix is None else int(prefix.start_B.max())
-    new = options.get("max_new_tokens") or getattr(backbone.base.generation_config, "max_new_tokens", None) or 1
-    if start + longest + new > backbone.max_positions:
-        raise InputError(
-            f"a memory of {start} positions, a prompt of {longest} tokens and {new} new ones need "
-            f"{start + longest + new} positions, {backbone.name} has {backbone.max_positions}: shorten the prompt, ask "
-            "for fewer new tokens, or read fewer virtual tokens (a higher ratio, or a state of fewer slots)"
-        )
+    _check_window(backbone, prompts, prefix, options)
     embeds_BSD = backbone.embed(ids_BN)
     inputs = {"input_ids": ids_BN}
     if prefix is not None:
@@ -138,3 +130,28 @@ def continued(
         stop = next((i for i, token in enumerate(row) if token in ends), len(row))
         rows.append(row[:stop])
     return rows
+
+
+def _check_window(backbone: Backbone, prompts: list[list[int]], prefix: Prefix | None, options: dict[str, Any]) -> None:
+    """Refuse a continuation that cannot end inside the model's window, before it begins.
+
+    Raises:
+        InputError: The message has the numbers.
+    """
+    config = options.get("generation_config") or backbone.base.generation_config
+    new = options.get("max_new_tokens") or getattr(config, "max_new_tokens", None)
+    if new is None and prefix is None:
+        # transformers counts the prompt in `max_length`, the longest of a batch.
+        length = options.get("max_length") or getattr(config, "max_length", None) or 0
+        new = length - max(len(prompt) for prompt in prompts)
+    new = max(1, new or 1)
+    starts = [0] * len(prompts) if prefix is None else prefix.start_B.tolist()
+    start, length = max(zip(starts, map(len, prompts), strict=True), key=sum)
+    # The last new token is not read any more.
+    needed = start + length + new - 1
+    if needed > backbone.max_positions:
+        raise InputError(
+            f"a memory of {start} positions, a prompt of {length} tokens and {new} new ones need {needed} positions, "
+            f"{backbone.name} has {backbone.max_positions}: shorten the prompt, ask for fewer new tokens, or read "
+            "fewer virtual tokens (a higher ratio, or a state of fewer slots)"
+        )

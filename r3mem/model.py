@@ -60,6 +60,8 @@ class R3Mem(SegmentModel):
         kept: list[list[Memory]] = [[m] for m in before] or [[] for _ in texts]
         if len(kept) != len(texts):
             raise InputError(f"{len(texts)} texts but {len(kept)} memories; give one memory per text or none")
+        for earlier in before:
+            self.check_goes_on(earlier, precision)
         for row, part in self.retain_stream([self.tokens(t) for t in texts], before or None, precision):
             kept[row] = [*kept[row], part] if records == "all" else [part]
         memories = [Memory.join(parts) for parts in kept]
@@ -196,6 +198,8 @@ class R3Mem(SegmentModel):
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         prefix = None
+        if memory is None and slots is not None:
+            raise InputError("slots are those of a memory, and there is none: give memory, or leave slots out")
         if memory is not None:
             memories = [memory] * len(prompts) if isinstance(memory, Memory) else list(memory)
             if len(memories) != len(prompts):
@@ -205,7 +209,10 @@ class R3Mem(SegmentModel):
         ids = [list(self.backbone.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts]
         with evaluating(self), self.compressor.reading(self.backbone):
             if memory is not None:
-                state = joined([self.state(m, reach) for m in memories])
+                # One memory for many prompts is unpacked once.
+                states = {id(m): m for m in memories}
+                unpacked = {key: self.state(m, reach) for key, m in states.items()}
+                state = joined([unpacked[id(m)] for m in memories])
                 assert state is not None
                 if slots is not None:
                     query = Segments.pad(ids, self.backbone.device)

@@ -13,6 +13,7 @@ One segment, forward (``step``) and backward (``recall``)::
 
 from __future__ import annotations
 
+import json
 import pydoc_data.topics
 import warnings
 from collections.abc import Iterator, Sequence
@@ -170,10 +171,11 @@ class SegmentModel(nn.Module):
         }
 
     def _compressor_name(self) -> str:
-        """Class and settings; ratio and size of a state are no matter of how a slot is read."""
+        """Class and settings as JSON; ratio, size and decay of a state are no matter of what a slot holds."""
         described = describe(self.compressor)
-        settings = {k: v for k, v in described["init_args"].items() if k not in ("ratio", "most", "max_slots")}
-        return f"{type(self.compressor).__name__} {saving.digest({**described, 'init_args': settings})}"
+        left_out = ("ratio", "most", "max_slots", "decay")
+        settings = {key: value for key, value in described["init_args"].items() if key not in left_out}
+        return json.dumps({"class": described["class_path"], **settings}, sort_keys=True)
 
     @property
     def level_fingerprints(self) -> list[dict[str, str]]:
@@ -375,25 +377,54 @@ class SegmentModel(nn.Module):
                 f"{self.memory_width}: it is of another compressor; load the model that made it"
             )
 
+    def check_goes_on(self, memory: Memory, precision: Precision) -> None:
+        """Refuse to go on from a memory whose records those of this model cannot follow.
+
+        Raises:
+            FingerprintError: It was written by another compressor, or by other settings.
+            InputError: It is stored in another precision.
+        """
+        self.check(memory)
+        differing = self._differing(memory)
+        if differing:
+            raise FingerprintError(
+                f"this memory was written with another {', '.join(differing)} of the compressor: retain its text again "
+                "to go on from it, or build the model with the settings that wrote it"
+            )
+        if memory.precision != precision:
+            raise InputError(
+                f"this memory is stored in {memory.precision}, what follows it would be in {precision}: "
+                f"give precision={memory.precision!r}"
+            )
+
+    def _differing(self, memory: Memory) -> list[str]:
+        """Names of the compressor's settings that differ from those that wrote a memory."""
+        found = memory.fingerprint.get("compressor")
+        if found is None or found == self._compressor_name():
+            return []
+        theirs, own = json.loads(found), json.loads(self._compressor_name())
+        return [key for key in {**own, **theirs} if own.get(key) != theirs.get(key)]
+
     def _check_readable(self, memory: Memory) -> None:
         """Refuse a memory of another compressor, warn of one of other settings.
 
         Raises:
-            FingerprintError: The memory was written by another class of compressor.
+            FingerprintError: The memory was written by another class, or to be read at other positions.
         """
-        found, own = memory.fingerprint.get("compressor"), self._compressor_name()
-        if found is None or found == own:
-            return
-        if found.split()[0] != own.split()[0]:
+        differing = self._differing(memory)
+        if "class" in differing or "positions" in differing or "layer_share" in differing:
+            theirs = json.loads(memory.fingerprint["compressor"])
+            what = theirs["class"].rpartition(".")[2] if "class" in differing else "the same with other positions"
             raise FingerprintError(
-                f"this memory was written by {found.split()[0]}, and {own.split()[0]} cannot read it; its text can be "
-                "recalled: load the model that wrote it, or retain the text again"
+                f"this memory was written by {what}, and this {type(self.compressor).__name__} cannot read it; its "
+                "text can be recalled: load the model that wrote it, or retain the text again"
             )
-        warnings.warn(
-            f"this memory was written by a {own.split()[0]} of other settings ({found.split()[1]}, here "
-            f"{own.split()[1]}): it is read as it was written; what goes on from it is written by the settings here",
-            stacklevel=4,
-        )
+        if differing:
+            warnings.warn(
+                f"this memory was written with another {', '.join(differing)} of {type(self.compressor).__name__}: "
+                "it is read as it was written",
+                stacklevel=4,
+            )
 
     def _slots(self, memory: Memory, part: slice) -> Tensor:
         stored = Quantised(

@@ -229,7 +229,7 @@ def test_text_that_cannot_be_retained(model: R3Mem) -> None:
         model.retain("a", records="some")
     with pytest.raises(InputError, match="2 texts but 1 memories"):
         model.retain(["a", "b"], memory=model.retain("c"))
-    with pytest.raises(InputError, match="differ in ratio, precision or model"):
+    with pytest.raises(InputError, match="stored in int8"):
         model.retain("a", memory=model.retain("b", precision="int8"))
     with pytest.raises(ConfigError, match="float32, float16, int8"):
         model.retain("a", precision="int4")

@@ -29,13 +29,14 @@ from r3mem.backbone import Backbone
 from r3mem.compressors.base import Compressor, Written
 from r3mem.compressors.key_value_slots import key_value_prefix
 from r3mem.compressors.scorers import AttentionReceived, DistantAttention, Scorer, SumOfScorers
-from r3mem.errors import ConfigError
+from r3mem.errors import ConfigError, InputError
 from r3mem.key_values import KeyValueLayout
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.prefix import Prefix
 
-# Worth of a sink, and of what was never looked at: natural logarithms of shares of the mean.
-SINK, LEAST = 32.0, -16.0
+# Worth of a sink, of a copy of an earlier segment's sink, and of what was never looked at: logarithms of shares of the
+# mean. Copies are read where a record is read alone, and left out where the sinks themselves are there.
+SINK, COPY, LEAST = 32.0, 48.0, -16.0
 
 
 class SelectedKeyValues(Compressor):
@@ -108,6 +109,11 @@ class SelectedKeyValues(Compressor):
     def memory_width(self, backbone: Backbone) -> int:
         """W: keys and values of a slot, and what each was worth; see :meth:`Compressor.memory_width`."""
         layout = self._layout(backbone)
+        if layout.width < backbone.width:
+            raise ConfigError(
+                f"keys and values of {layout.layers} layers are {layout.width} numbers, fewer than the "
+                f"{backbone.width} that words need: raise layer_share, or take a compressor of hidden states"
+            )
         return layout.width + layout.layers * layout.heads
 
     def scale_group(self, backbone: Backbone) -> int:
@@ -169,17 +175,24 @@ class SelectedKeyValues(Compressor):
         both_BJW = torch.cat([before.slots_BKD, written.slots_BKD], 1)
         worth_BJX = both_BJW[..., layout.width :]
         old_BJ = torch.arange(both_BJW.shape[1], device=both_BJW.device) < before.slots_BKD.shape[1]
-        # A segment that was written behind a memory begins with that memory's sinks: the state has them already.
-        copy_BJ = (worth_BJX[..., 0] > SINK / 2) & ~old_BJ & (before.lengths_B > 0)[:, None]
+        begun_B1 = (before.lengths_B > 0)[:, None]
+        copy_BJ = (worth_BJX[..., 0] > (SINK + COPY) / 2) & ~old_BJ & begun_B1
         valid_BJ = torch.cat([before.mask_BK, written.mask_BK], 1) & ~copy_BJ
+        # A text that does not go on from the state has sinks of its own: here they are tokens as any.
+        sink_BJ = (worth_BJX[..., 0] > SINK / 2) & (old_BJ | ~begun_B1)
+        own_BJ = (worth_BJX[..., 0] > SINK / 2) & ~sink_BJ
+        aged_BJX = torch.where(own_BJ[..., None], 0.0, worth_BJX.clamp(max=SINK))
+        aged_BJX = aged_BJX + math.log(self.decay) * (old_BJ & ~sink_BJ)[..., None]
+        # Never more than half of the model's window: a segment needs room behind its memory.
         count_B = valid_BJ.sum(1)
-        kept_B = count_B.clamp(max=self.max_slots)
+        kept_B = count_B.clamp(max=min(self.max_slots, max(1, backbone.max_positions // 2)))
+        self._check_complete(count_B, kept_B)
         n_kept = max(1, int(kept_B.max()))
-        aged_BJX = worth_BJX + math.log(self.decay) * (old_BJ & (worth_BJX[..., 0] <= SINK / 2))[..., None]
-        rank_BJX = torch.where(valid_BJ[..., None], aged_BJX, -torch.inf)
+        rank_BJX = _sinks_first(aged_BJX, sink_BJ & valid_BJ, kept_B)
         recent_B = (self.recent * kept_B).long()
-        last_BJ = valid_BJ & (valid_BJ.flip(1).cumsum(1).flip(1) <= recent_B[:, None])
+        last_BJ = valid_BJ & (valid_BJ.flip(1).cumsum(1).flip(1) <= recent_B[:, None]) & ~sink_BJ
         rank_BJX = torch.where(last_BJ[..., None], SINK - 1, rank_BJX)
+        rank_BJX = torch.where(valid_BJ[..., None], rank_BJX, -torch.inf)
         index_BXK = _first_in_order(rank_BJX.transpose(1, 2), kept_B, n_kept)
         slots_BKW = self._taken(both_BJW, aged_BJX, index_BXK, layout.width, shape)
         slots_BKW = slots_BKW * (torch.arange(n_kept, device=kept_B.device) < kept_B[:, None])[..., None]
@@ -195,11 +208,14 @@ class SelectedKeyValues(Compressor):
         assert observed is not None
         layout = self._layout(backbone)
         (received_BLHS,) = observed.attention((View(),))
-        rank_BXM = received_BLHS[:, : layout.layers, :, : prefix.n_positions].flip(1).flatten(1, 2)
+        received_BLHM = self._shared(received_BLHS[:, : layout.layers, :, : prefix.n_positions])
         worth_BMX = memory.slots_BKD[..., layout.width :]
-        rank_BXM = torch.where(worth_BMX.transpose(1, 2) > SINK / 2, SINK, rank_BXM)
-        rank_BXM = torch.where(prefix.mask_BP[:, None], rank_BXM, -torch.inf)
-        kept_B = prefix.mask_BP.sum(1).clamp(max=slots)
+        count_B = prefix.mask_BP.sum(1)
+        kept_B = count_B.clamp(max=slots)
+        self._check_complete(count_B, kept_B)
+        sink_BM = prefix.mask_BP & (worth_BMX[..., 0] > SINK / 2)
+        rank_BMX = _sinks_first(received_BLHM.flip(1).flatten(1, 2).transpose(1, 2), sink_BM, kept_B)
+        rank_BXM = torch.where(prefix.mask_BP[..., None], rank_BMX, -torch.inf).transpose(1, 2)
         n_kept = max(1, int(kept_B.max()))
         index_BXK = _first_in_order(rank_BXM, kept_B, n_kept)
         slots_BKW = self._taken(memory.slots_BKD, worth_BMX, index_BXK, layout.width, (layout.layers, layout.heads))
@@ -228,8 +244,21 @@ class SelectedKeyValues(Compressor):
         mask_BK = memory.mask_BK
         if memory.segment_BK is None:
             return mask_BK
-        sink_BK = memory.slots_BKD[..., -1] > SINK / 2
-        return mask_BK & ~(sink_BK & (memory.segment_BK > 0))
+        copy_BK = memory.slots_BKD[..., -1] > (SINK + COPY) / 2
+        return mask_BK & ~(copy_BK & (memory.segment_BK > 0))
+
+    def _shared(self, scores_BLHS: Tensor) -> Tensor:
+        """Scores of heads that choose together are their mean."""
+        if self.sharing == "layer":
+            return scores_BLHS.mean(2, keepdim=True).expand_as(scores_BLHS)
+        if self.sharing == "all":
+            return scores_BLHS.mean((1, 2), keepdim=True).expand_as(scores_BLHS)
+        return scores_BLHS
+
+    def _check_complete(self, count_B: Tensor, kept_B: Tensor) -> None:
+        """Refuse to drop slots that are read where their tokens stood: how many those were would be lost."""
+        if self.positions == "original" and bool((kept_B < count_B).any()):
+            raise ConfigError("positions 'original' read all slots of their segment: raise max_slots or slots")
 
     def _chosen(self, observed: Observed, scores_BLHS: Tensor) -> tuple[Tensor, Tensor]:
         """Which positions each head keeps, in order, and what they are worth: ``BLHK`` both."""
@@ -237,15 +266,16 @@ class SelectedKeyValues(Compressor):
         n_memory, n_keys, future = observed.n_memory, observed.valid_BS.shape[1], self.scorer.future
         slots_B = (text.lengths_B + self.ratio - 1) // self.ratio
         n_slots = max(1, slots_needed(text.ids_BN.shape[1], self.ratio))
-        if self.sharing == "layer":
-            scores_BLHS = scores_BLHS.mean(2, keepdim=True).expand_as(scores_BLHS)
-        elif self.sharing == "all":
-            scores_BLHS = scores_BLHS.mean((1, 2), keepdim=True).expand_as(scores_BLHS)
-        sinks_B = torch.minimum((slots_B + 1) // 2, torch.full_like(slots_B, self.sinks))
+        if not bool(torch.isfinite(scores_BLHS).all()):
+            raise InputError("the scores of a text's positions hold NaN or infinity: the model or the scorer diverged")
+        scores_BLHS = self._shared(scores_BLHS)
+        # Behind a memory the sinks are copies, which say nothing of the segment: a single slot is the segment's.
+        behind_B = observed.valid_BS[:, :n_memory].any(1)
+        sinks_B = torch.where(behind_B, slots_B // 2, (slots_B + 1) // 2).clamp(max=self.sinks)
         # The first positions in use: the memory's, or the text's where there is no memory.
         rank_BS = observed.valid_BS.cumsum(1) - 1
-        sink_BS = observed.valid_BS & (rank_BS < sinks_B[:, None])
         place_S = torch.arange(n_keys, device=rank_BS.device) - n_memory
+        sink_BS = observed.valid_BS & (rank_BS < sinks_B[:, None]) & ((place_S < 0) | ~behind_B[:, None])
         kept_BS = observed.valid_BS & (place_S >= 0) & (place_S < (text.lengths_B - future)[:, None])
         recent_B = (self.recent * slots_B).long()
         last_BS = kept_BS & (place_S >= (text.lengths_B - future - recent_B)[:, None])
@@ -253,11 +283,25 @@ class SelectedKeyValues(Compressor):
             :, None, None, None
         ]
         worth_BLHS = (scores_BLHS / mean_BLH1.clamp(min=1e-12)).clamp(min=1e-30).log().clamp(LEAST, SINK / 2 - 1)
-        worth_BLHS = torch.where(sink_BS[:, None, None], SINK, worth_BLHS)
+        worth_BLHS = torch.where(sink_BS[:, None, None], torch.where(place_S < 0, COPY, SINK), worth_BLHS)
         rank_BLHS = torch.where(last_BS[:, None, None], torch.clamp(worth_BLHS, min=SINK / 2), worth_BLHS)
         rank_BLHS = torch.where((kept_BS | sink_BS)[:, None, None], rank_BLHS, -torch.inf)
         index_BLHK = _first_in_order(rank_BLHS.flatten(1, 2), slots_B, n_slots).view(*rank_BLHS.shape[:3], n_slots)
         return index_BLHK, worth_BLHS.gather(-1, index_BLHK)
+
+
+def _sinks_first(rank_BJX: Tensor, sink_BJ: Tensor, kept_B: Tensor) -> Tensor:
+    """Ranks with the sinks above everything, the first above the others; those beyond half of the places below all.
+
+    Args:
+        rank_BJX: What is ranked; a sink's own rank is not asked for.
+        sink_BJ: Which are sinks.
+        kept_B: How many places there are.
+    """
+    number_BJ = sink_BJ.cumsum(1)
+    forced_BJ = sink_BJ & (number_BJ <= ((kept_B + 1) // 2)[:, None])
+    rank_BJX = torch.where(forced_BJ[..., None], (SINK + 1.0 / number_BJ.clamp(min=1))[..., None], rank_BJX)
+    return torch.where((sink_BJ & ~forced_BJ)[..., None], -1e6, rank_BJX)
 
 
 def _first_in_order(rank_BXS: Tensor, count_B: Tensor, most: int) -> Tensor:

@@ -66,6 +66,11 @@ class ExactText(TextSide, nn.Module):
         """The stack and its weights, however its gradients are computed. See :meth:`TextSide.identity`."""
         stack = describe(self.stack)
         stack["init_args"].pop("invertible_backward", None)
+        for coupling in stack["init_args"].get("couplings", []):
+            # Arguments that came later do not rename the stacks that do without them.
+            for name, unset in (("token_dims", None), ("block", None), ("amplitude", 1.0)):
+                if coupling["init_args"].get(name, 0) == unset:
+                    del coupling["init_args"][name]
         return stack, self.stack.state_dict()
 
     @property

@@ -5,6 +5,9 @@ Shape legend: B batch, N text tokens, K slots, L layers, H heads of keys and val
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +22,13 @@ from r3mem import Backbone, ConfigError, FingerprintError, InputError, Memory, M
 from r3mem.compressors import Compressor, LastTokens, RecurrentMemory, SelectedKeyValues
 from r3mem.compressors.scorers import AttentionReceived, BenefitWeightedAttention, FutureAttention, Recency
 from r3mem.hierarchy import Flat
+from r3mem.next_tokens import NextTokens
 from r3mem.reversible import PositionBinding, ReversibleStack
 from tests.battery.compressor import KeyValueBattery, random_text
 from tests.tiny_models import FAMILIES, HEAD_WIDTH, KEY_VALUE_HEADS, LAYERS, SEGMENT, TEXT, WIDTH, same_memory
 
 KINDS = LAYERS * KEY_VALUE_HEADS
+ROOT = Path(__file__).parents[2]
 
 
 class TestSelectedKeyValues(KeyValueBattery):
@@ -237,7 +242,7 @@ def test_what_is_refused(tiny_backbone: Callable[..., Backbone], backbone_folder
         compact(Backbone(str(backbone_folder), "float32", gradient_checkpointing=True), text, None)
     with torch.no_grad():
         compact(Backbone(str(backbone_folder), "float32", gradient_checkpointing=True), text, None)
-    with pytest.raises(InputError, match="a memory of 3 positions, a prompt of 1000 tokens and 30 new ones need 1033"):
+    with pytest.raises(InputError, match="a memory of 3 positions, a prompt of 1000 tokens and 30 new ones need 1032"):
         backbone.generate([[5] * 1000], compact.read(made(compact, backbone, text)), max_new_tokens=30)
     for wrong in (
         {"sharing": "none"}, {"positions": "anywhere"}, {"sinks": -1}, {"recent": 1.0}, {"decay": 0.0},
@@ -253,13 +258,79 @@ def test_whose_memories_are_read(backbone: Backbone) -> None:
         return R3Mem(backbone, compressor, ReversibleStack([PositionBinding(WIDTH, 4)]), Flat(SEGMENT)).eval()
 
     memory = model(SelectedKeyValues(WIDTH, 4)).retain(TEXT)
-    for other in (SelectedKeyValues(WIDTH, 4, AttentionReceived()), SelectedKeyValues(WIDTH, 4, sharing="layer")):
-        with pytest.warns(UserWarning, match="SelectedKeyValues of other settings"):
+    for setting, other in (
+        ("scorer", SelectedKeyValues(WIDTH, 4, AttentionReceived())),
+        ("sharing", SelectedKeyValues(WIDTH, 4, sharing="layer")),
+    ):
+        with pytest.warns(UserWarning, match=f"another {setting} of SelectedKeyValues"):
             model(other).state(memory)
+        with pytest.raises(FingerprintError, match=f"another {setting} of the compressor"):
+            model(other).retain(TEXT, memory)
+        assert model(other).recall(memory) == TEXT
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model(SelectedKeyValues(WIDTH, 4, max_slots=8)).state(memory)
+        model(SelectedKeyValues(WIDTH, 4, max_slots=8, decay=0.9)).state(memory)
+    with pytest.raises(FingerprintError, match="the same with other positions"):
+        model(SelectedKeyValues(WIDTH, 4, positions="original")).state(memory)
     lasts, recurrent = model(LastTokens(WIDTH, 4)), model(RecurrentMemory(WIDTH, 4))
     assert recurrent.recall(lasts.retain(TEXT)) == TEXT
-    with pytest.raises(FingerprintError, match="written by LastTokens, and RecurrentMemory cannot read it"):
+    with pytest.raises(FingerprintError, match="written by LastTokens, and this RecurrentMemory cannot read it"):
         recurrent.generate("So", lasts.retain(TEXT), max_new_tokens=2)
+    with pytest.raises(InputError, match="precision='float16'"):
+        model(SelectedKeyValues(WIDTH, 4)).retain(TEXT, memory, precision="int8")
+
+
+@torch.no_grad()
+def test_a_short_message_leaves_a_trace(backbone: Backbone) -> None:
+    model = R3Mem(backbone, SelectedKeyValues(WIDTH, 4), hierarchy=Flat(SEGMENT)).eval()
+    memory = model.retain(TEXT)
+    longer = model.retain("abc", memory)
+    assert int(model.state(longer).mask_BK.sum()) == int(model.state(memory).mask_BK.sum()) + 1
+    # A first text of one slot, then more: nothing of the second is taken for sinks.
+    short = model.retain(TEXT[:20], model.retain("a"))
+    assert int(model.state(short).mask_BK.sum()) == short.n_slots - 1
+
+
+@torch.no_grad()
+def test_few_slots_hold_the_first_position_and_the_best(backbone: Backbone) -> None:
+    compressor, text = SelectedKeyValues(WIDTH, 1, sinks=4), random_text([20])
+    memory = made(compressor, backbone, text)
+    width = backbone.key_values.width
+    for slots, sinks in ((1, 1), (2, 1), (5, 3), (8, 4)):
+        fewer = compressor.choose(backbone, memory, random_text([3], 2), slots).slots_BKD[0]
+        small = SelectedKeyValues(WIDTH, 1, sinks=4, max_slots=slots).next_state(backbone, None, memory).slots_BKD[0]
+        for kept_KW in (fewer, small):
+            assert kept_KW.shape[0] == slots
+            torch.testing.assert_close(kept_KW[:sinks, :width], memory.slots_BKD[0, :sinks, :width])
+            assert slots == sinks or not torch.allclose(kept_KW[sinks, :width], memory.slots_BKD[0, sinks, :width])
+
+
+def test_a_model_that_has_observed_is_loaded_in_another_process(backbone_folder: Path, tmp_path: Path) -> None:
+    model = R3Mem(Backbone(str(backbone_folder), "float32", lora_rank=2), hierarchy=Flat(SEGMENT)).eval()
+    memory = model.retain(TEXT)
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps(model))
+    memory.save(tmp_path / "memory.safetensors")
+    script = (
+        "import pickle, sys; from r3mem import Memory; model = pickle.load(open(sys.argv[1], 'rb')); "
+        "sys.stdout.buffer.write(model.recall(Memory.load(sys.argv[2])).encode()); "
+        "model.generate('So', Memory.load(sys.argv[2]), max_new_tokens=2)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "model.pickle"), str(tmp_path / "memory.safetensors")]
+    assert subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stdout.decode() == TEXT
+
+
+def test_threads_read_and_score_with_one_model(backbone: Backbone) -> None:
+    model = R3Mem(backbone, SelectedKeyValues(WIDTH, 4), hierarchy=Flat(SEGMENT)).eval()
+    texts = [random_text([10 + 3 * i], seed=i) for i in range(6)]
+
+    def read(text: Segments) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            scores = model.scores(text)
+            assert isinstance(scores, NextTokens)
+            return scores.logits, backbone(text).logits_BNV
+
+    alone = [read(text) for text in texts]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(read, texts * 8))
+    for i, found in enumerate(together):
+        assert all(torch.equal(a, b) for a, b in zip(found, alone[i % 6], strict=True))
