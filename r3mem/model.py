@@ -241,7 +241,8 @@ class R3Mem(SegmentModel):
         """Build a saved model.
 
         Args:
-            source: Folder that :meth:`save_pretrained` wrote, or a hub id it was pushed to.
+            source: Folder that :meth:`save_pretrained` wrote, a hub id it was pushed to, or ``r3mem:smollm2-135m``:
+                adapters that come with this package, trained to write and read selected keys and values.
             **backbone_options: Replace arguments of the backbone, such as ``name`` where it lies elsewhere here.
 
         Raises:

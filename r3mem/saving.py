@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 ABOUT, WEIGHTS = "r3mem.json", "r3mem.safetensors"
+SHIPPED = "r3mem:"
 
 
 def digest(description: dict[str, Any], weights: Mapping[str, Tensor] | None = None) -> str:
@@ -110,7 +111,9 @@ def save(model: R3Mem, folder: Path) -> None:
 def load(source: str | Path, cls: type[R3Mem], backbone_options: dict[str, Any]) -> R3Mem:
     """See :meth:`r3mem.model.R3Mem.from_pretrained`."""
     folder = Path(source)
-    if not folder.is_dir():
+    if str(source).startswith(SHIPPED):
+        folder = _shipped(str(source))
+    elif not folder.is_dir():
         folder = _from_hub(str(source))
     if not (folder / ABOUT).is_file() or not (folder / WEIGHTS).is_file():
         raise InputError(f"{source}: no {ABOUT} and {WEIGHTS} there; give a folder that save_pretrained wrote")
@@ -148,6 +151,16 @@ def push(model: R3Mem, repo_id: str, options: dict[str, Any]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         save(model, Path(folder) / "model")
         return str(api.upload_folder(repo_id=repo_id, folder_path=str(Path(folder) / "model")))
+
+
+def _shipped(source: str) -> Path:
+    """Folder of a model that comes with this package."""
+    root = Path(__file__).parent / "shipped"
+    folder = root / source.removeprefix(SHIPPED)
+    names = sorted(path.name for path in root.iterdir() if (path / ABOUT).is_file())
+    if folder.name not in names:
+        raise InputError(f"{source}: this package ships {', '.join(SHIPPED + name for name in names)}")
+    return folder
 
 
 def _from_hub(repo_id: str) -> Path:

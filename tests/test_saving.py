@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pydoc_data.topics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from r3mem import Backbone, ConfigError, FingerprintError, InputError, R3Mem
+from r3mem import Backbone, ConfigError, FingerprintError, InputError, R3Mem, Segments
 from r3mem.compressors import VirtualTokens
 from r3mem.hierarchy import Flat
+from r3mem.objectives import forward_nll
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack, TransformerCoupling
 from r3mem.reversible.language_prior import LanguageModelPrior
 from tests.tiny_models import TEXT, WIDTH, same_memory, tiny_model, tiny_r3mem
@@ -159,3 +161,25 @@ def test_pulled_from_the_hub_with_a_mock(trained: R3Mem, tmp_path: Path, monkeyp
     trained.save_pretrained(tmp_path / "snapshot")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo_id, **_: str(tmp_path / "snapshot"))
     assert R3Mem.from_pretrained("me/model").fingerprint == trained.fingerprint
+
+
+def test_a_model_that_is_not_shipped_is_told_with_those_that_are() -> None:
+    with pytest.raises(InputError, match="this package ships r3mem:smollm2-135m"):
+        R3Mem.from_pretrained("r3mem:nothing")
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_shipped_adapters_read_a_memory_better_than_the_model_alone() -> None:
+    """On Python's reference prose, of which they were not trained on a word."""
+    text = "\n".join(pydoc_data.topics.topics[name] for name in ("classes", "compound", "function"))
+    nats = []
+    for model in (R3Mem(), R3Mem.from_pretrained("r3mem:smollm2-135m")):
+        model.set_ratio(16)
+        ids = model.tokens(text)[:768]
+        memory = model.retain(ids[:512])
+        assert model.recall_ids(memory) == ids[:512]
+        more = Segments.pad([ids[512:]])
+        total, count = forward_nll(model.scores(more, model.state(memory)), more, more.lengths_B > 0)
+        nats.append(float(total / count))
+    assert nats[1] < nats[0]
