@@ -172,7 +172,7 @@ def test_a_model_that_is_not_shipped_is_told_with_those_that_are() -> None:
 @torch.no_grad()
 def test_the_shipped_adapters_read_a_memory_better_than_the_model_alone() -> None:
     """On Python's reference prose, of which they were not trained on a word."""
-    text = "\n".join(pydoc_data.topics.topics[name] for name in ("classes", "compound", "function"))
+    text = "\n".join(pydoc_data.topics.topics[name] for name in ("compound", "function", "class"))
     nats = []
     for model in (R3Mem(), R3Mem.from_pretrained("r3mem:smollm2-135m")):
         model.set_ratio(16)
