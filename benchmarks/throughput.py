@@ -32,7 +32,7 @@ from methods import compressor_of, methods
 from r3mem import Backbone, R3Mem, Segments
 from r3mem.memory import slots_needed
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
-from r3mem.reversible.quantise import dequantise, quantise
+from r3mem.reversible.quantise import dequantise
 
 SEGMENT = 512
 LENGTH_COLUMNS = ("path", "tokens_per_second", "peak_mib", "resident_mib", "correction_bits_per_token")
@@ -68,14 +68,16 @@ def speed_rows(model: R3Mem, ids: list[int], args: Any) -> list[dict[str, Any]]:
 
     slots_BKD = model.step(text, logits=False).slots_BKD
     state = model.step(text, logits=False).state
-    stored = quantise(state.slots_BKD, "float16", model.decoder.rotation_DD, model.decoder.share_dims)
+    stored = model.stored(state.slots_BKD, "float16")
+    # What is beyond the stack's width rides along.
+    stack_BKD = state.slots_BKD[..., : model.backbone.width]
     proofs = model.exact.prove(text, dequantise(stored, model.decoder.rotation_DD))
 
     def stack_retain() -> None:
         model.decoder.retain(model.exact.stream(text), model.decoder.exclusive(slots_BKD), text.lengths_B)
 
     def stack_recall() -> None:
-        model.decoder.recall(state.slots_BKD, text.lengths_B, SEGMENT)
+        model.decoder.recall(stack_BKD, text.lengths_B, SEGMENT)
 
     def to_ids() -> None:
         model.exact.recall(dequantise(stored, model.decoder.rotation_DD), text.lengths_B, proofs)
