@@ -61,8 +61,8 @@ def test_the_repeat_quotes_what_stands_in_front_of_its_chunk(tiny_backbone: Call
 @torch.no_grad()
 def test_a_repeat_beyond_the_model_s_positions(tiny_backbone: Callable[..., Backbone]) -> None:
     backbone = tiny_backbone().eval()
-    observed = backbone(random_text([150]), observe=True).attention
-    with pytest.raises(InputError, match="339 positions, tiny-llama has 256"):
+    observed = backbone(random_text([500]), observe=True).attention
+    with pytest.raises(InputError, match="1039 positions, tiny-llama has 1024"):
         RepeatedText()(observed)
 
 
