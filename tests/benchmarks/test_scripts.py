@@ -85,6 +85,30 @@ def test_training_speed(text: Path, backbone_folder: Path) -> None:
     assert min(row["tokens_per_second"] for row in (bare, step, logits)) > 0
 
 
+def test_retention_without_training(text: Path, backbone_folder: Path) -> None:
+    more = ("--history", "96", "--windows", "2", "--segment", "48", "--stream-ratio", "8", "--precision", "int8")
+    written = run("retention.py", text, backbone_folder, "--ratio", "4", "8", *more)
+    rows = {(row["method"], row["ratio"]): row for row in written["rows"]}
+    assert rows["nothing", 96]["gain"] == 0 and rows["full", 96]["gain"] == 1
+    assert {method for method, ratio in rows if ratio == 8} == {
+        "selected (1 pass)", "selected (2 passes)", "attention received", "distant attention", "sinks and last", "random",
+        "oracle", "selected (1 pass), another passage's", "with words, int8", "selected, streamed", "raw last",
+        "raw first",
+    }  # fmt: skip
+    for row in rows.values():
+        assert row["windows"] == len(row["nll_by_window"]) == 2 and row["gain_low"] <= row["gain"] <= row["gain_high"]
+    assert rows["raw last", 8]["ahead"] == 0
+
+
+def test_streams(text: Path, backbone_folder: Path) -> None:
+    more = ("--tokens", "480", "--segment", "48", "--slots", "16", "--parts", "2")
+    written = run("streams.py", text, backbone_folder, *more)
+    assert [row["segments"] for row in written["rows"]] == [4, 5]
+    # The state is full from the second segment on, and never larger.
+    assert {segment["slots"] for segment in written["segments"]} == {16}
+    assert all(segment["nll_state"] > 0 for segment in written["segments"])
+
+
 @pytest.mark.slow
 def test_retention(text: Path, backbone_folder: Path) -> None:
     more = ("--ratio", "8", "--train-tokens", "3072", "--batch", "2", "--passages", "2")
