@@ -92,8 +92,8 @@ def test_retention_without_training(text: Path, backbone_folder: Path) -> None:
     assert rows["nothing", 96]["gain"] == 0 and rows["full", 96]["gain"] == 1
     assert {method for method, ratio in rows if ratio == 8} == {
         "selected (1 pass)", "selected (2 passes)", "attention received", "distant attention", "sinks and last",
-        "random", "oracle", "selected (1 pass), another passage's", "with words, int8", "selected, streamed", "raw last",
-        "raw first",
+        "random", "oracle", "selected (1 pass), another passage's", "with words, int8", "selected, streamed",
+        "raw last", "raw first",
     }  # fmt: skip
     for row in rows.values():
         assert row["windows"] == len(row["nll_by_window"]) == 2 and row["gain_low"] <= row["gain"] <= row["gain_high"]
