@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from harness import DEFAULT_TEXT, documents, name_of, peak_mib
+from harness import DEFAULT_TEXT, documents, name_of, peak_mib, windows_of
 from methods import FULL_TEXT, compressor_of, decoder_of, has_maps, settings_of
 from recall import recall_row
-from retention_trained import nll, parted, windows_of
+from retention_trained import nll, parted
 from retention_training import (
     HISTORY,
     LORA_RANK,

@@ -117,6 +117,15 @@ def documents(path: str, backbone: Backbone, tokens: int, skip: int = 0, least: 
     return found
 
 
+def windows_of(texts: list[list[int]], size: int, most: int) -> list[list[int]]:
+    """Windows without overlap, taken from every text in turn."""
+    out: list[list[int]] = []
+    deepest = max(len(ids) for ids in texts) // size
+    for k in range(deepest):
+        out += [ids[k * size : (k + 1) * size] for ids in texts if len(ids) >= (k + 1) * size]
+    return out[:most]
+
+
 def resident_mib() -> float:
     """Memory that this process holds now, MiB; 0 where the system does not say."""
     statm = Path("/proc/self/statm")

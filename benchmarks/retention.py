@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import console, name_of, parser, peak_mib, run, start, table, write
+from harness import console, name_of, parser, peak_mib, run, start, table, windows_of, write
 from rich.progress import track
 from torch import Tensor
 
@@ -67,7 +67,7 @@ SCORERS: dict[str, Callable[[], Scorer]] = {
 }
 
 
-def windows_of(path: str, backbone: Backbone, size: int, most: int) -> list[list[int]]:
+def windows_of_source(path: str, backbone: Backbone, size: int, most: int) -> list[list[int]]:
     """Windows without overlap of a source's documents, as many documents as there are, each in turn.
 
     Raises:
@@ -85,10 +85,7 @@ def windows_of(path: str, backbone: Backbone, size: int, most: int) -> list[list
             break
     if not documents:
         raise InputError(f"{path}: no document of at least {size} tokens; give longer texts or a shorter --history")
-    found = []
-    for place in range(max(len(ids) for ids in documents) // size):
-        found += [ids[place * size : (place + 1) * size] for ids in documents if len(ids) >= (place + 1) * size]
-    return found[:most]
+    return windows_of(documents, size, most)
 
 
 @dataclass
@@ -185,7 +182,7 @@ class Bench:
         measured.add("nothing", 0, reader.after_text(continuation_N, CONTINUATION))
         measured.add("full", 0, self._timed("read the full history", reader.after_text, ids_N, CONTINUATION))
         memories = self._selected(history_N)
-        memories |= {("oracle", r): s for (_, r), s in self._oracle(ids_N).items()}
+        memories |= self._oracle(ids_N)
         first = self.methods[0]
         of_other = self._selected(torch.tensor(other[: self.history], device=ids_N.device), [first])
         memories |= {(f"{first}, another passage's", r): s for (_, r), s in of_other.items()}
@@ -291,7 +288,10 @@ def main() -> None:
     for history in args.history:
         bench = Bench(reader, history, args.ratio, args.methods, args.segment, args.stream_ratio, args.precision)
         for path in args.text:
-            windows, measured = windows_of(path, reader.backbone, history + CONTINUATION, args.windows), Measured()
+            windows, measured = (
+                windows_of_source(path, reader.backbone, history + CONTINUATION, args.windows),
+                Measured(),
+            )
             for i in track(range(len(windows)), f"{name_of(path)}, {history}", console=console):
                 bench.window(windows[i], windows[(i + 1) % len(windows)], measured)
             named = {"text": name_of(path), "history": history}

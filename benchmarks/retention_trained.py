@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import console, documents, name_of, parser, peak_mib, run, start, table, write
+from harness import console, documents, name_of, parser, peak_mib, run, start, table, windows_of, write
 from methods import has_maps, methods
 from retention_training import HISTORY, RAW, WINDOW, View, build, loss_of, mixed, remembered, trained, views_of
 from training import Cost
@@ -23,15 +23,6 @@ COLUMNS = (
     "text", "method", "ratio", "nll_nothing", "nll_memory", "nll_last_n", "nll_full", "retained_gain", "gain_last_n",
     "train_seconds", "train_tokens",
 )  # fmt: skip
-
-
-def windows_of(texts: list[list[int]], size: int, most: int) -> list[list[int]]:
-    """Windows without overlap, taken from every text in turn."""
-    out: list[list[int]] = []
-    deepest = max(len(ids) for ids in texts) // size
-    for k in range(deepest):
-        out += [ids[k * size : (k + 1) * size] for ids in texts if len(ids) >= (k + 1) * size]
-    return out[:most]
 
 
 def parted(texts: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:

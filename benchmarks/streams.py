@@ -12,10 +12,9 @@ import time
 from typing import Any
 
 import torch
-from harness import console, name_of, parser, peak_mib, resident_mib, run, start, table, write
+from harness import console, documents, name_of, parser, peak_mib, resident_mib, run, start, table, write
 from rich.progress import track
 
-from datamodules.sources import ReadingOptions, open_source
 from r3mem import Backbone, InputError, MemoryState, R3Mem, Segments
 from r3mem.compressors import SelectedKeyValues
 from r3mem.objectives import forward_nll, log_likelihood
@@ -32,12 +31,10 @@ def stream_of(path: str, backbone: Backbone, tokens: int) -> list[int]:
     Raises:
         InputError: There are not so many.
     """
-    ids: list[int] = []
-    for document in open_source(path, ReadingOptions()).documents():
-        ids += backbone.tokenizer(document.text, add_special_tokens=False, verbose=False).input_ids
-        if len(ids) >= tokens:
-            return ids[:tokens]
-    raise InputError(f"{path}: {len(ids)} tokens only; give more text or a smaller --tokens")
+    ids = [token for document in documents(path, backbone, tokens) for token in document]
+    if len(ids) < tokens:
+        raise InputError(f"{path}: {len(ids)} tokens only; give more text or a smaller --tokens")
+    return ids[:tokens]
 
 
 @torch.no_grad()

@@ -120,6 +120,12 @@ def recording() -> Iterator[list[LayerAttention]]:
         _RECORDED.reset(token)
 
 
+def last_of(valid_BS: Tensor, count: int | Tensor) -> Tensor:
+    """``bool BS``: places with at most so many in use from there on: in use themselves, the last ``count``."""
+    last_BS: Tensor = valid_BS.flip(1).cumsum(1).flip(1) <= count
+    return last_BS
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """Which attention is summed up: of which queries, weighted how, and to positions how far away.
@@ -222,7 +228,7 @@ class Observed:
         mask_BN = self.valid_BS[:, self.n_memory :]
         weights_BN = mask_BN.float()
         if view.last is not None:
-            weights_BN = weights_BN * (mask_BN.flip(1).cumsum(1).flip(1) <= view.last)
+            weights_BN = weights_BN * last_of(mask_BN, view.last)
         return weights_BN if view.weights_BN is None else weights_BN * view.weights_BN.float()
 
     def _chunks(self, weights: Sequence[Tensor]) -> Iterator[tuple[int, int]]:

@@ -171,9 +171,9 @@ class SegmentModel(nn.Module):
         }
 
     def _compressor_name(self) -> str:
-        """Class and settings as JSON; ratio, size and decay of a state are no matter of what a slot holds."""
+        """Class and settings as JSON, but for those that say nothing of what a slot holds."""
         described = describe(self.compressor)
-        left_out = ("ratio", "most", "max_slots", "decay")
+        left_out = self.compressor.state_settings
         settings = {key: value for key, value in described["init_args"].items() if key not in left_out}
         return json.dumps({"class": described["class_path"], **settings}, sort_keys=True)
 
@@ -323,12 +323,6 @@ class SegmentModel(nn.Module):
         group = self.compressor.scale_group(self.backbone)
         return quantise(slots_BKW, precision, self.decoder.rotation_DD, self.decoder.share_dims, group)
 
-    def prefix(self, states: Sequence[MemoryState]) -> Prefix:
-        """What the backbone reads of one state per row."""
-        state = joined(states)
-        assert state is not None
-        return self.compressor.read(state)
-
     def state(self, memory: Memory, reach: str = "state") -> MemoryState:
         """A memory as the next segment reads it (``state``), or all of its records one after the other (``records``).
 
@@ -399,22 +393,25 @@ class SegmentModel(nn.Module):
 
     def _differing(self, memory: Memory) -> list[str]:
         """Names of the compressor's settings that differ from those that wrote a memory."""
-        found = memory.fingerprint.get("compressor")
-        if found is None or found == self._compressor_name():
+        found, name = memory.fingerprint.get("compressor"), self._compressor_name()
+        if found is None or found == name:
             return []
-        theirs, own = json.loads(found), json.loads(self._compressor_name())
+        theirs, own = json.loads(found), json.loads(name)
         return [key for key in {**own, **theirs} if own.get(key) != theirs.get(key)]
 
     def _check_readable(self, memory: Memory) -> None:
         """Refuse a memory of another compressor, warn of one of other settings.
 
         Raises:
-            FingerprintError: The memory was written by another class, or to be read at other positions.
+            FingerprintError: The memory was written by another class, or to be read in another way.
         """
         differing = self._differing(memory)
-        if "class" in differing or "positions" in differing or "layer_share" in differing:
+        otherwise = [name for name in self.compressor.reading_settings if name in differing]
+        if "class" in differing or otherwise:
             theirs = json.loads(memory.fingerprint["compressor"])
-            what = theirs["class"].rpartition(".")[2] if "class" in differing else "the same with other positions"
+            what = theirs["class"].rpartition(".")[2]
+            if "class" not in differing:
+                what = f"the same with other {', '.join(otherwise)}"
             raise FingerprintError(
                 f"this memory was written by {what}, and this {type(self.compressor).__name__} cannot read it; its "
                 "text can be recalled: load the model that wrote it, or retain the text again"

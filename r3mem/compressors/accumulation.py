@@ -22,6 +22,7 @@ class Accumulates(Compressor):
     """A compressor whose state is the slots of all segments, up to ``most``."""
 
     accumulates: ClassVar[bool] = True
+    state_settings: ClassVar[tuple[str, ...]] = ("ratio", "most")
     most: int
 
     def next_state(self, backbone: Backbone, before: MemoryState | None, written: MemoryState) -> MemoryState:

@@ -50,9 +50,13 @@ class Compressor(nn.Module, ABC):
 
     Attributes:
         accumulates: Whether a state holds more than its last segment, see `next_state`.
+        state_settings: Arguments that say nothing of what a slot holds: memories are told apart without them.
+        reading_settings: Arguments on which reading depends: a memory that was written with others is refused.
     """
 
     accumulates: ClassVar[bool] = False
+    state_settings: ClassVar[tuple[str, ...]] = ("ratio",)
+    reading_settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, ratio: int) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from r3mem.attention import Observed, View
+from r3mem.attention import Observed, View, last_of
 from r3mem.backbone import Backbone
 from r3mem.compressors.base import Compressor, Written
 from r3mem.compressors.key_value_slots import key_value_prefix
@@ -74,6 +74,8 @@ class SelectedKeyValues(Compressor):
     """
 
     accumulates: ClassVar[bool] = True
+    state_settings: ClassVar[tuple[str, ...]] = ("ratio", "max_slots", "decay")
+    reading_settings: ClassVar[tuple[str, ...]] = ("positions", "layer_share")
 
     def __init__(
         self,
@@ -171,7 +173,6 @@ class SelectedKeyValues(Compressor):
         if before is None:
             before = MemoryState(written.slots_BKD[:, :0], torch.zeros_like(written.lengths_B), written.ratio)
         layout = self._layout(backbone)
-        shape = (layout.layers, layout.heads)
         both_BJW = torch.cat([before.slots_BKD, written.slots_BKD], 1)
         worth_BJX = both_BJW[..., layout.width :]
         old_BJ = torch.arange(both_BJW.shape[1], device=both_BJW.device) < before.slots_BKD.shape[1]
@@ -186,17 +187,11 @@ class SelectedKeyValues(Compressor):
         # Never more than half of the model's window: a segment needs room behind its memory.
         count_B = valid_BJ.sum(1)
         kept_B = count_B.clamp(max=min(self.max_slots, max(1, backbone.max_positions // 2)))
-        self._check_complete(count_B, kept_B)
-        n_kept = max(1, int(kept_B.max()))
-        rank_BJX = _sinks_first(aged_BJX, sink_BJ & valid_BJ, kept_B)
         recent_B = (self.recent * kept_B).long()
-        last_BJ = valid_BJ & (valid_BJ.flip(1).cumsum(1).flip(1) <= recent_B[:, None]) & ~sink_BJ
-        rank_BJX = torch.where(last_BJ[..., None], SINK - 1, rank_BJX)
-        rank_BJX = torch.where(valid_BJ[..., None], rank_BJX, -torch.inf)
-        index_BXK = _first_in_order(rank_BJX.transpose(1, 2), kept_B, n_kept)
-        slots_BKW = self._taken(both_BJW, aged_BJX, index_BXK, layout.width, shape)
-        slots_BKW = slots_BKW * (torch.arange(n_kept, device=kept_B.device) < kept_B[:, None])[..., None]
-        return MemoryState(slots_BKW, kept_B * written.ratio, written.ratio)
+        last_BJ = valid_BJ & last_of(valid_BJ, recent_B[:, None]) & ~sink_BJ
+        rank_BJX = torch.where(last_BJ[..., None], SINK - 1, aged_BJX)
+        aged_BJW = torch.cat([both_BJW[..., : layout.width], aged_BJX], -1)
+        return self._fewer(layout, aged_BJW, rank_BJX, valid_BJ, sink_BJ, kept_B, written.ratio)
 
     @torch.no_grad()
     def choose(self, backbone: Backbone, memory: MemoryState, query: Segments, slots: int) -> MemoryState:
@@ -210,30 +205,45 @@ class SelectedKeyValues(Compressor):
         (received_BLHS,) = observed.attention((View(),))
         received_BLHM = self._shared(received_BLHS[:, : layout.layers, :, : prefix.n_positions])
         worth_BMX = memory.slots_BKD[..., layout.width :]
-        count_B = prefix.mask_BP.sum(1)
-        kept_B = count_B.clamp(max=slots)
-        self._check_complete(count_B, kept_B)
-        sink_BM = prefix.mask_BP & (worth_BMX[..., 0] > SINK / 2)
-        rank_BMX = _sinks_first(received_BLHM.flip(1).flatten(1, 2).transpose(1, 2), sink_BM, kept_B)
-        rank_BXM = torch.where(prefix.mask_BP[..., None], rank_BMX, -torch.inf).transpose(1, 2)
-        n_kept = max(1, int(kept_B.max()))
-        index_BXK = _first_in_order(rank_BXM, kept_B, n_kept)
-        slots_BKW = self._taken(memory.slots_BKD, worth_BMX, index_BXK, layout.width, (layout.layers, layout.heads))
-        slots_BKW = slots_BKW * (torch.arange(n_kept, device=kept_B.device) < kept_B[:, None])[..., None]
-        return MemoryState(slots_BKW, kept_B * memory.ratio, memory.ratio)
+        sink_BM = worth_BMX[..., 0] > SINK / 2
+        rank_BMX = received_BLHM.flip(1).flatten(1, 2).transpose(1, 2)
+        kept_B = prefix.mask_BP.sum(1).clamp(max=slots)
+        return self._fewer(layout, memory.slots_BKD, rank_BMX, prefix.mask_BP, sink_BM, kept_B, memory.ratio)
 
-    def _taken(
-        self, both_BJW: Tensor, aged_BJX: Tensor, index_BXK: Tensor, width: int, shape: tuple[int, int]
-    ) -> Tensor:
-        """Slots whose heads come from slots of their own, ``BKW``."""
-        n_batch, n_both = both_BJW.shape[:2]
-        heads_BJX2E = both_BJW[..., :width].reshape(n_batch, n_both, shape[0], 2, shape[1], -1).transpose(3, 4)
-        heads_BXJY = heads_BJX2E.reshape(n_batch, n_both, shape[0] * shape[1], -1).transpose(1, 2)
+    def _fewer(
+        self, layout: KeyValueLayout, slots_BJW: Tensor, rank_BJX: Tensor, valid_BJ: Tensor, sink_BJ: Tensor,
+        kept_B: Tensor, ratio: int,
+    ) -> MemoryState:  # fmt: skip
+        """In each head those slots that rank highest, in their order; sinks above all.
+
+        Args:
+            layout: Of the slots.
+            slots_BJW: Slots to choose from.
+            rank_BJX: Rank of each in each head.
+            valid_BJ: True where a slot is in use.
+            sink_BJ: Which are sinks.
+            kept_B: How many each row keeps.
+            ratio: Text tokens per slot.
+
+        Raises:
+            ConfigError: Slots are dropped that are read where their tokens stood: how many those were would be lost.
+        """
+        if self.positions == "original" and bool((kept_B < valid_BJ.sum(1)).any()):
+            raise ConfigError("positions 'original' read all slots of their segment: raise max_slots or slots")
+        n_kept, (n_batch, n_slots) = max(1, int(kept_B.max())), slots_BJW.shape[:2]
+        rank_BJX = torch.where(valid_BJ[..., None], _sinks_first(rank_BJX, sink_BJ & valid_BJ, kept_B), -torch.inf)
+        index_BXK = _first_in_order(rank_BJX.transpose(1, 2), kept_B, n_kept)
+        # Keys and values of each layer and head side by side, and what they are worth behind them.
+        by_layer = slots_BJW[..., : layout.width].reshape(n_batch, n_slots, layout.layers, 2, layout.heads, -1)
+        heads_BXJY = by_layer.transpose(3, 4).reshape(n_batch, n_slots, rank_BJX.shape[2], -1).transpose(1, 2)
+        worth_BXJ1 = slots_BJW[..., layout.width :].transpose(1, 2)[..., None]
+        heads_BXJY = torch.cat([heads_BXJY, worth_BXJ1], -1)
         taken_BXKY = heads_BXJY.gather(2, index_BXK[..., None].expand(-1, -1, -1, heads_BXJY.shape[-1]))
-        n_kept = index_BXK.shape[2]
-        layered = taken_BXKY.transpose(1, 2).reshape(n_batch, n_kept, shape[0], shape[1], 2, -1).transpose(3, 4)
-        worth_BKX = aged_BJX.transpose(1, 2).gather(2, index_BXK).transpose(1, 2)
-        return torch.cat([layered.reshape(n_batch, n_kept, -1), worth_BKX], -1)
+        taken_BKXY = taken_BXKY.transpose(1, 2)
+        layered = taken_BKXY[..., :-1].reshape(n_batch, n_kept, layout.layers, layout.heads, 2, -1).transpose(3, 4)
+        slots_BKW = torch.cat([layered.reshape(n_batch, n_kept, -1), taken_BKXY[..., -1]], -1)
+        slots_BKW = slots_BKW * (torch.arange(n_kept, device=kept_B.device) < kept_B[:, None])[..., None]
+        return MemoryState(slots_BKW, kept_B * ratio, ratio)
 
     def _layout(self, backbone: Backbone) -> KeyValueLayout:
         """How slots hold the keys and values of the layers that have memories."""
@@ -255,11 +265,6 @@ class SelectedKeyValues(Compressor):
             return scores_BLHS.mean((1, 2), keepdim=True).expand_as(scores_BLHS)
         return scores_BLHS
 
-    def _check_complete(self, count_B: Tensor, kept_B: Tensor) -> None:
-        """Refuse to drop slots that are read where their tokens stood: how many those were would be lost."""
-        if self.positions == "original" and bool((kept_B < count_B).any()):
-            raise ConfigError("positions 'original' read all slots of their segment: raise max_slots or slots")
-
     def _chosen(self, observed: Observed, scores_BLHS: Tensor) -> tuple[Tensor, Tensor]:
         """Which positions each head keeps, in order, and what they are worth: ``BLHK`` both."""
         text = observed.text
@@ -273,9 +278,8 @@ class SelectedKeyValues(Compressor):
         behind_B = observed.valid_BS[:, :n_memory].any(1)
         sinks_B = torch.where(behind_B, slots_B // 2, (slots_B + 1) // 2).clamp(max=self.sinks)
         # The first positions in use: the memory's, or the text's where there is no memory.
-        rank_BS = observed.valid_BS.cumsum(1) - 1
-        place_S = torch.arange(n_keys, device=rank_BS.device) - n_memory
-        sink_BS = observed.valid_BS & (rank_BS < sinks_B[:, None]) & ((place_S < 0) | ~behind_B[:, None])
+        place_S = torch.arange(n_keys, device=slots_B.device) - n_memory
+        sink_BS = observed.valid_BS & (observed.rank_BS < sinks_B[:, None]) & ((place_S < 0) | ~behind_B[:, None])
         kept_BS = observed.valid_BS & (place_S >= 0) & (place_S < (text.lengths_B - future)[:, None])
         recent_B = (self.recent * slots_B).long()
         last_BS = kept_BS & (place_S >= (text.lengths_B - future - recent_B)[:, None])
