@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from autoregressive import autoregressive_rows
 from harness import console, documents, name_of, parser, run, start, table, write
-from methods import compressor_of
+from methods import compressor_of, methods
 from rich.progress import track
 
 from r3mem import Backbone, ConfigError, R3Mem, Segments
@@ -100,6 +100,7 @@ def inverse_rows(model: R3Mem, rows: list[list[int]], seed: int) -> list[dict[st
 def main() -> None:
     """Every text at the first ratio in both precisions, the curve over the others, the inverse, the trained decoder."""
     p = parser("Free-running exact match of recalled segments", [16, 8, 32, 64, 128])
+    p.add_argument("--compressor", choices=methods(), default="mean_pool", help="what words share their slots with")
     p.add_argument("--segments", type=int, default=256, help=f"segments of {SEGMENT} tokens of each text")
     p.add_argument("--curve-segments", type=int, default=32, help="segments of each text at the other ratios")
     p.add_argument(
@@ -108,8 +109,7 @@ def main() -> None:
     args = start(p)
     backbone = Backbone(args.backbone, args.dtype, lora_rank=0)
     first = args.ratio[0]
-    compressor = compressor_of("mean_pool", backbone, first)
-    model = R3Mem(backbone, compressor, ReversibleStack([PositionBinding(backbone.width, first)]))
+    model = R3Mem(backbone, compressor_of(args.compressor, backbone, first))
     model.calibrate(segments=16)
     rows: list[dict[str, Any]] = []
     for path in track([*args.text, *([] if "random" in args.text else ["random"])], "recall", console=console):
