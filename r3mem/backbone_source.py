@@ -81,7 +81,7 @@ def load(
     if is_slow(dtype):
         warnings.warn(
             f"this CPU takes {slowdown(dtype):.1f} times as long in {str(dtype).removeprefix('torch.')} as in float32: "
-            "give the backbone dtype auto or float32 (memories of one precision are not read in another)",
+            "give the backbone dtype auto or float32",
             stacklevel=3,
         )
     options = four_bit_options(dtype) if load_in_4bit else {}

@@ -80,8 +80,8 @@ def plain_head(model: PreTrainedModel, run: Callable[[], Tensor | None]) -> nn.L
 def digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """A short digest of the architecture, a sample of every weight, and the vocabulary.
 
-    Weights count as they are held: in another precision or quantised to 4 bits, a model writes other memories and reads
-    others back, so that it is another.
+    Weights count in bfloat16, so that a model is the same in float32: it reads the memories of either precision, and
+    words come back the same. Quantised to 4 bits it is another.
     """
     digest = hashlib.blake2b(digest_size=8)
     digest.update(type(model).__name__.encode())
@@ -91,7 +91,7 @@ def digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
         if name not in held:
             continue
         flat = weight.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float32)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.bfloat16).float()
         digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     digest.update(repr(vocabulary).encode())

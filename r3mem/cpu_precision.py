@@ -14,8 +14,10 @@ from torch import Tensor
 
 HALF = (torch.bfloat16, torch.float16)
 #: Tokens, width and inner width: those of a layer of SmolLM2-135M.
-SHAPE = (128, 576, 1536)
+TOKENS, WIDTH, INNER = 128, 576, 1536
 REPEATS = 7
+#: A few tokens tell whether half precision is only emulated, which takes a second a product at full size.
+FEW_TOKENS, FEW_REPEATS, EMULATED = 8, 3, 6.0
 
 
 @cache
@@ -27,13 +29,17 @@ def slowdown(dtype: torch.dtype) -> float:
     Args:
         dtype: What is compared.
     """
-    tokens, width, inner = SHAPE
+    roughly = _compared(dtype, FEW_TOKENS, FEW_REPEATS)
+    return roughly if roughly > EMULATED else _compared(dtype, TOKENS, REPEATS)
+
+
+def _compared(dtype: torch.dtype, tokens: int, repeats: int) -> float:
     pairs = {
-        of: (torch.ones(tokens, width, dtype=of), torch.ones(inner, width, dtype=of)) for of in (torch.float32, dtype)
+        of: (torch.ones(tokens, WIDTH, dtype=of), torch.ones(INNER, WIDTH, dtype=of)) for of in (torch.float32, dtype)
     }
     best = dict.fromkeys(pairs, float("inf"))
     with torch.no_grad():
-        for repeat in range(REPEATS + 1):
+        for repeat in range(repeats + 1):
             for of, (states_MD, weight_ID) in pairs.items():
                 seconds = _there_and_back(states_MD, weight_ID)
                 if repeat:  # The first prepares the kernels.

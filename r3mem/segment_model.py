@@ -166,9 +166,13 @@ class SegmentModel(nn.Module):
         return {
             "backbone": self.backbone.fingerprint,
             "stack": saving.digest(*self.exact.identity()),
-            "prior": "none" if self.exact.prior is None else saving.digest(describe(self.exact.prior)),
+            "prior": "none" if self.exact.prior is None else self._prior_name(),
             "compressor": self._compressor_name(),
         }
+
+    def _prior_name(self) -> str:
+        """The prior, and the precision of what it expects."""
+        return saving.digest({**describe(self.exact.prior), "precision": self.backbone.precision})
 
     def _compressor_name(self) -> str:
         """Class and settings as JSON, but for those that say nothing of what a slot holds."""
@@ -361,7 +365,7 @@ class SegmentModel(nn.Module):
             if memory.fingerprint.get(part) != value:
                 raise FingerprintError(
                     f"this memory was made by another {part} ({memory.fingerprint.get(part)}, here {value}; its ratio "
-                    f"is {memory.ratio}, here {self.ratio}; the backbone computes in {self.backbone.dtype} here): load "
+                    f"is {memory.ratio}, here {self.ratio}; the backbone computes in {self.backbone.precision} here): load "
                     "the model that made it, or retain the text again"
                 )
         width = memory.data_TKD.shape[-1]

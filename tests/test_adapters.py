@@ -52,7 +52,7 @@ def test_outputs_and_gradients_are_those_of_peft(
 ) -> None:
     backbone = tiny_backbone(family).eval()
     backbone.base.to(getattr(torch, dtype))
-    backbone.dtype = dtype
+    backbone.precision = dtype
     for _, p in backbone.adapter_parameters():
         p.data = p.data.float()
     awaken_adapters(backbone)

@@ -1,4 +1,4 @@
-"""Precision by trial: what `auto` is, what is told of a slow one, and that saved models keep what was found."""
+"""Precision by trial: what `auto` is, what is told of a slow one, and that memories of one are read in the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from r3mem import Backbone, ConfigError, FingerprintError, R3Mem
+from r3mem import Backbone, ConfigError, R3Mem, Segments
 from r3mem.cpu_precision import fastest, is_slow, slowdown
 from tests.tiny_models import tiny_model, tiny_r3mem
 
@@ -65,14 +65,14 @@ def test_the_faster_is_found_by_trying(monkeypatch: pytest.MonkeyPatch, slow: to
         assert slowdown(HALF) == slowdown(HALF) == (2.0 if slow == HALF else 0.5)
     finally:
         slowdown.cache_clear()
-    assert set(calls) == {WHOLE, HALF} and len(calls) < 20
+    assert set(calls) == {WHOLE, HALF} and len(calls) < 30
 
 
 def test_trying_takes_a_moment() -> None:
     slowdown.cache_clear()
     began = time.perf_counter()
     assert 0 < slowdown(HALF) < float("inf")
-    assert time.perf_counter() - began < 5  # Milliseconds, but many where half precision is only emulated.
+    assert time.perf_counter() - began < 5  # Milliseconds.
 
 
 def test_a_slow_precision_is_told(monkeypatch: pytest.MonkeyPatch, saved: str) -> None:
@@ -87,22 +87,24 @@ def test_a_slow_precision_is_told(monkeypatch: pytest.MonkeyPatch, saved: str) -
         Backbone(saved, dtype="bfloat16", lora_rank=0)
 
 
-def test_a_saved_model_keeps_the_precision_that_was_found(
+@torch.no_grad()
+def test_a_memory_of_one_machine_is_read_on_another(
     monkeypatch: pytest.MonkeyPatch, saved: str, tmp_path: Path
 ) -> None:
-    """A memory made in float32 is read by the saved model on a machine that would choose bfloat16."""
+    """Written in float32, read by the saved model on a machine that chooses bfloat16, and the other way round."""
     machine(monkeypatch, 8.0)
-    model = tiny_r3mem(Backbone(saved))
-    assert model.backbone.dtype == "float32" and model.backbone.compute == WHOLE
+    model = tiny_r3mem(Backbone(saved)).eval()
+    assert model.backbone.dtype == "auto" and model.backbone.compute == WHOLE
     memory = model.retain("Sir Launcelot")
     model.save_pretrained(tmp_path / "model")
-    assert json.loads((tmp_path / "model" / "r3mem.json").read_text())["backbone"]["init_args"]["dtype"] == "float32"
+    assert json.loads((tmp_path / "model" / "r3mem.json").read_text())["backbone"]["init_args"]["dtype"] == "auto"
     machine(monkeypatch, 0.2)
-    assert R3Mem.from_pretrained(tmp_path / "model").recall(memory) == "Sir Launcelot"
-    other = tiny_r3mem(Backbone(saved))
-    assert other.backbone.dtype == "bfloat16"
-    with pytest.raises(FingerprintError, match=r"another backbone .*computes in bfloat16 here"):
-        other.recall(memory)
+    other = R3Mem.from_pretrained(tmp_path / "model")
+    assert other.backbone.compute == HALF and other.fingerprint == model.fingerprint
+    assert other.recall(memory) == "Sir Launcelot" == model.recall(other.retain("Sir Launcelot"))
+    text = Segments.pad([other.tokens("rode forth")])
+    there, here = (m.likelihood(text, m.state(memory)).float() for m in (model, other))
+    assert torch.allclose(there, here, atol=0.05 * float(there.abs().max()))
 
 
 def test_an_unknown_precision_is_refused(saved: str) -> None:

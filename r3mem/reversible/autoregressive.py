@@ -129,7 +129,7 @@ class SpeltText(TextSide):
         decoder = describe(self.decoder)
         # It decides what is kept, not what is read.
         decoder["init_args"].pop("margin")
-        described = {"decoder": decoder, "compressor": describe(self.speller), "dtype": self.backbone.dtype}
+        described = {"decoder": decoder, "compressor": describe(self.speller), "dtype": self.backbone.precision}
         adapters = {f"backbone.{name}": p for name, p in self.backbone.adapter_parameters()}
         return described, {**adapters, **self.speller.state_dict()}
 

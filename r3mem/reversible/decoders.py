@@ -49,7 +49,8 @@ class ExactText(TextSide, nn.Module):
     ) -> None:
         super().__init__()
         self.stack, self.prior, self.logits_of = stack, prior, logits_of
-        self.table = TextTable(embedding_VD)
+        # The same words in float32 and in bfloat16: a memory of one is recalled with the other.
+        self.table = TextTable(embedding_VD.to(torch.bfloat16))
         self.vocabulary = len(embedding_VD)
         self._readouts: dict[tuple[object, ...], NearestToken] = {}
 

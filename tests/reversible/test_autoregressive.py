@@ -218,7 +218,7 @@ def test_a_memory_of_another_speller_is_refused(make: Make, tiny_backbone: Calla
     with pytest.raises(FingerprintError, match="another stack"):
         make(InContextAutoencoder(WIDTH, 2)).recall(memory)
     lower = make()
-    lower.backbone.dtype = "bfloat16"
+    lower.backbone.precision = "bfloat16"
     assert lower.fingerprint["stack"] != make().fingerprint["stack"], "logits of another precision"
 
 
