@@ -248,15 +248,15 @@ class Bench:
         return MemoryState(state.slots_BKD, state.lengths_B * 0 + n_slots * ratio, ratio)
 
     def _chosen_again(self, ids_N: Tensor, memory: MemoryState, n_slots: int) -> float:
-        """NLL of a continuation whose slots are chosen again, of a larger memory, by the last words before each part."""
+        """NLL of a continuation, each part of which reads the slots that the words before it attend to most."""
         backbone, total, every = self.reader.backbone, 0.0, self.chosen_every
         compressor = self._compressor(memory.ratio)
-        for start in range(self.history, len(ids_N), every):
-            asked = Segments.whole(ids_N[None, start - every : start])
+        for at in range(self.history, len(ids_N), every):
+            asked = Segments.whole(ids_N[None, at - every : at])
             chosen = compressor.choose(backbone, memory, asked, n_slots)
-            text = Segments.whole(ids_N[None, self.history : min(start + every, len(ids_N))])
+            text = Segments.whole(ids_N[None, self.history : min(at + every, len(ids_N))])
             # A part is scored from its first token on; the first token of all does not count.
-            first = max(0, start - self.history - 1)
+            first = max(0, at - self.history - 1)
             total += float(next_nll(self.reader.model.scores(text, chosen), text)[0, first:-1].sum())
         return total / (len(ids_N) - self.history - 1)
 

@@ -153,8 +153,8 @@ class MemoryModule(LightningModule):
         highest, lowest = cast(Tensor, strategy.reduce(both_2, reduce_op="max")).tolist()
         if highest != -lowest:
             raise ConfigError(
-                f"the processes hold different backbones ({self.backbone.name} in {self.backbone.precision} in this one): "
-                "set model.backbone.init_args.dtype to a precision instead of auto"
+                f"the processes hold different backbones ({self.backbone.name} in {self.backbone.precision} in this "
+                "one): set model.backbone.init_args.dtype to a precision instead of auto"
             )
 
     def on_fit_start(self) -> None:

@@ -365,8 +365,8 @@ class SegmentModel(nn.Module):
             if memory.fingerprint.get(part) != value:
                 raise FingerprintError(
                     f"this memory was made by another {part} ({memory.fingerprint.get(part)}, here {value}; its ratio "
-                    f"is {memory.ratio}, here {self.ratio}; the backbone computes in {self.backbone.precision} here): load "
-                    "the model that made it, or retain the text again"
+                    f"is {memory.ratio}, here {self.ratio}; the backbone computes in {self.backbone.precision} here): "
+                    "load the model that made it, or retain the text again"
                 )
         width = memory.data_TKD.shape[-1]
         if width != self.memory_width:
