@@ -159,6 +159,24 @@ def timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+class Stopwatch:
+    """Wall time by name, added up over calls.
+
+    Attributes:
+        seconds: By name.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """What a call gives; its time counts to a name."""
+        began = time.perf_counter()
+        made = call(*args, **options)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        return made
+
+
 def hardware() -> dict[str, Any]:
     """What the figures were measured on."""
     cpu = platform.processor()
