@@ -28,7 +28,7 @@ RAW_LAST, RAW_FIRST, SENTENCES = "raw last", "raw first", "BM25 sentences"
 CHOSEN, OTHER = "{}, chosen by the question", "{}, another question's"
 COLUMNS = (
     "text", "method", "ratio", "positions", "nll", "gained", "gain", "gain_low", "gain_high", "ahead", "ahead_low",
-    "ahead_high", "ahead_of_bm25", "ahead_of_bm25_low", "ahead_of_bm25_high", "questions",
+    "ahead_of_bm25", "ahead_of_bm25_low",
 )  # fmt: skip
 
 
@@ -90,9 +90,9 @@ class Bench:
         self.positions.setdefault((method, ratio), []).append(positions)
 
     def rows(self, seed: int) -> list[dict[str, Any]]:
-        """A row for each method and ratio."""
+        """A row for each method and ratio, in the order of the ratios."""
         found = []
-        for row in self.measured.rows(seed):
+        for row in sorted(self.measured.rows(seed), key=lambda row: int(row["ratio"])):
             positions = self.positions[row["method"], row["ratio"]]
             found.append({**row, "ratio": row["ratio"] or None, "positions": sum(positions) / len(positions)})
         return found
