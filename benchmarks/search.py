@@ -116,7 +116,9 @@ def load(args: Any) -> tuple[R3Mem, dict[str, Any]]:
         model = made.to(args.device).eval()
         if MEMORY_METHODS & set(args.methods):
             explained = model.calibrate()
-            console.print(f"untrained model: reading explains {explained:.0%} of its target's variance")
+            # All of it where nothing is learned, so nothing to tell.
+            if explained < 1:
+                console.print(f"untrained model: reading explains {explained:.0%} of its target's variance")
         return model, {"train_tokens": 0, "train_seconds": 0}
     about = Path(args.model) / "training.json"
     spent = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
