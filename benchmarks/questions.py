@@ -1,11 +1,11 @@
-"""Questions with the paragraphs that they came with, of HotpotQA, MuSiQue and 2WikiMultihopQA."""
+"""Questions with the paragraphs that they came with: HotpotQA, MuSiQue, 2WikiMultihopQA, SQuAD, Natural Questions."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,11 @@ from typing import Any
 from datamodules.text_files import read_lines
 from r3mem import InputError
 
+#: Of several paragraphs a question, of which some support its answer.
 DEV_FILES = ("hotpotqa/dev.jsonl.xz", "musique/dev.jsonl.xz", "2wikimultihopqa/dev.jsonl.xz")
+#: Whose answers are asked for: one passage a question, and HotpotQA.
+ANSWER_FILES = ("squad_xquad_en/xquad_en.jsonl.gz", "nq_open_gold/nq_open_gold.jsonl.xz", "hotpotqa/dev.jsonl.xz")
+FORMS = "HotpotQA, MuSiQue, 2WikiMultihopQA, SQuAD or Natural Questions with gold passages"
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class QuestionItem:
 
     Attributes:
         question: The question.
-        answer: Its answer.
+        answer: Its answer; the first of several.
         passages: The paragraphs, each its title, a line end and its text.
         supporting: For each paragraph, whether the answer needs it.
     """
@@ -33,8 +37,11 @@ class QuestionItem:
     supporting: list[bool]
 
 
-def dev_files() -> list[str]:
-    """The three development files under ``$R3MEM_DATA``.
+def data_files(names: Sequence[str]) -> list[str]:
+    """Files under ``$R3MEM_DATA``.
+
+    Args:
+        names: Their paths there.
 
     Raises:
         InputError: The variable is not set.
@@ -42,30 +49,25 @@ def dev_files() -> list[str]:
     folder = os.environ.get("R3MEM_DATA")
     if not folder:
         raise InputError("no questions given: pass files by --text, or set R3MEM_DATA to the folder that holds them")
-    return [str(Path(folder) / name) for name in DEV_FILES]
+    return [str(Path(folder) / name) for name in names]
 
 
 def read_questions(path: str | Path) -> list[QuestionItem]:
-    """Read the records of a file (``.jsonl``, also ``.gz`` or ``.xz``) in the form of any of the three sets.
+    """Read the records of a file (``.jsonl``, also ``.gz`` or ``.xz``) in the form of any of the sets.
 
     Raises:
         InputError: The file cannot be read, or a line is of another form.
     """
-    items = []
+    items: list[QuestionItem] = []
     for number, line in enumerate(read_lines(Path(path)), 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-            pairs = list(_paragraphs(record))
-            passages = [f"{title}\n{text}".strip() for title, text, _ in pairs]
-            items.append(
-                QuestionItem(record["question"], str(record["answer"]), passages, [bool(mark) for *_, mark in pairs])
-            )
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+            items += _items(json.loads(line))
+        except (json.JSONDecodeError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path}, line {number}: not a question with paragraphs as HotpotQA, MuSiQue or 2WikiMultihopQA have "
-                f"them ({type(error).__name__}: {error})"
+                f"{path}, line {number}: not a question with paragraphs as {FORMS} have them "
+                f"({type(error).__name__}: {error})"
             ) from error
     if not items:
         raise InputError(f"{path}: no question in it")
@@ -89,6 +91,26 @@ def drawn(items: list[QuestionItem], count: int, seed: int, least: int = 10) -> 
     if not fit:
         raise InputError(f"none of {len(items)} questions has at least {least} paragraphs with a supporting one")
     return random.Random(seed).sample(fit, len(fit))[:count]
+
+
+def _items(record: dict[str, Any]) -> Iterator[QuestionItem]:
+    """The questions of a record."""
+    if "question" not in record:  # SQuAD: an article, each paragraph with questions of its own.
+        for part in record["paragraphs"]:
+            passage = _passage(record["title"], part["context"])
+            for asked in part["qas"]:
+                yield QuestionItem(asked["question"], asked["answers"][0]["text"], [passage], [True])
+    elif "passage" in record:  # Natural Questions: one passage, which holds the answer.
+        passage = _passage(record["title"], record["passage"])
+        yield QuestionItem(record["question"], record["answers"][0], [passage], [True])
+    else:
+        parts = list(_paragraphs(record))
+        passages = [_passage(title, text) for title, text, _ in parts]
+        yield QuestionItem(record["question"], str(record["answer"]), passages, [bool(mark) for *_, mark in parts])
+
+
+def _passage(title: str, text: str) -> str:
+    return f"{title}\n{text}".strip()
 
 
 def _paragraphs(record: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:

@@ -156,6 +156,7 @@ def rows_of(name: str, make: Any, attention: str, args: argparse.Namespace) -> l
 def main() -> None:
     """Both backbones, every attention."""
     p = parser("Speed and memory of training steps on one device", [16])
+    p.set_defaults(dtype="bfloat16")
     p.add_argument("--device", default="cuda", help="where to run; cpu for toy sizes")
     p.add_argument("--random", default="Llama 3.2 1B", help="shape of the random Llama, or V,D,I,layers,heads,kv,width")
     p.add_argument(

