@@ -3,6 +3,7 @@
 A state follows from all records of a memory. Made anew for every new segment, a stream would cost the square of its
 length. So a memory holds on to what was made of its first records, with all that it followed from: where any of it has
 changed since, it is made anew. It is never written to a file, never copied, and never more than `HELD` are kept.
+Changes are seen as torch counts them: write through it, and not through a numpy array that shares a tensor's storage.
 """
 
 from __future__ import annotations
