@@ -345,7 +345,8 @@ class SegmentModel(nn.Module):
 
     def _state(self, memory: Memory) -> MemoryState:
         """The state after the last record, from where a memory holds on to the state after some of them."""
-        count, before = len(memory.digests), None
+        count = len(memory.digests)
+        before: MemoryState | None = None
         first = 0 if self.compressor.accumulates else count - 1
         settings = json.dumps([self.fingerprint["stack"], describe(self.compressor), str(self.backbone.device),
                                [p._version for p in self.compressor.parameters()]])  # fmt: skip
