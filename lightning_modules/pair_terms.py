@@ -63,7 +63,8 @@ class PairTerms:
                 # as many. Read in the pass that compresses them, every one would go through all layers alone.
                 later = self.together and levels.count(level) > 1
                 step = self.step(text, above, reads and not later, level)
-                states.append(step.state)
+                # As a stored memory is read: not more slots than a state may hold.
+                states.append(self.model.compressor.next_state(self.model.backbone, None, step.state))
                 texts.append(text)
                 self._of_segment(step, text, above)
                 if reads and later and above is not None:

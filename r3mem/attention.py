@@ -211,12 +211,13 @@ class Observed:
         weights = [self._weights(view) for view in views]
         sums = [torch.zeros(self.shape, device=self.valid_BS.device) for _ in views]
         seen = [torch.zeros(self.valid_BS.shape, device=self.valid_BS.device) for _ in views]
-        for first, end in self._chunks(weights):
+        counts_N = torch.stack([w.amax(0) for w in weights]).amax(0) > 0
+        for first, end in self.chunks(counts_N):
             parts = [self._part(view, weights_BN, first, end) for view, weights_BN in zip(views, weights, strict=True)]
             for part, seen_BS in zip(parts, seen, strict=True):
                 part.count(seen_BS)
             for number, layer in enumerate(self.layers):
-                attention_BHGCS = self._softmax(layer, self.seen_BS(number), first, end)
+                attention_BHGCS = self.softmax(layer, self.seen_BS(number), first, end)
                 for part, sum_BLHS in zip(parts, sums, strict=True):
                     part.add(attention_BHGCS, sum_BLHS[:, number])
         return [
@@ -231,19 +232,29 @@ class Observed:
             weights_BN = weights_BN * last_of(mask_BN, view.last)
         return weights_BN if view.weights_BN is None else weights_BN * view.weights_BN.float()
 
-    def _chunks(self, weights: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
-        """First and end of each chunk of queries in which any query counts."""
+    def chunks(self, counts_N: Tensor) -> Iterator[tuple[int, int]]:
+        """First and end of each chunk of queries in which any query counts.
+
+        Args:
+            counts_N: True where a query counts.
+        """
         n_batch, _, _, n_keys = self.shape
         heads = self.layers[0].queries_BANE.shape[1]
         size = min(max(CHUNK_NUMBERS // (n_batch * heads * n_keys), SHORTEST_CHUNK), LONGEST_CHUNK)
-        counts_N = torch.stack([w.amax(0) for w in weights]).amax(0) > 0
         for first in range(0, self.n_text, size):
             end = min(first + size, self.n_text)
             if bool(counts_N[first:end].any()):
                 yield first, end
 
-    def _softmax(self, layer: LayerAttention, seen_BS: Tensor, first: int, end: int) -> Tensor:
-        """Attention of some queries of one layer to the keys in front of them, ``BHGCS`` in the pass's precision."""
+    def softmax(self, layer: LayerAttention, seen_BS: Tensor, first: int, end: int) -> Tensor:
+        """Attention of some queries of one layer to the keys in front of them, ``BHGCS`` in the pass's precision.
+
+        Args:
+            layer: The layer.
+            seen_BS: Which positions it reads.
+            first: The first of the queries.
+            end: One past the last.
+        """
         start, stop = self.n_memory + first, self.n_memory + end
         queries_BACE = layer.queries_BANE[:, :, first:end].detach() * layer.scaling
         keys_BHSE = layer.keys_BHSE[:, :, :stop].detach()

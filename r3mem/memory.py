@@ -10,11 +10,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from r3mem.errors import FingerprintError, InputError
+from r3mem.folded import Folded, carried
 from r3mem.tensor_file import read_whole, write_whole
 
 FORMAT = 1
@@ -172,6 +174,7 @@ class Memory:
             ``compressor``.
         wrong: Tokens of each segment that the slots alone give wrongly, before corrections.
         scale_group: Coordinates of such a group; None where the rest has one unit.
+        folded: The state after the first records, so that it is not made anew; never stored or copied.
     """
 
     data_TKD: Tensor
@@ -186,6 +189,15 @@ class Memory:
     fingerprint: dict[str, str] = field(default_factory=dict)
     wrong: list[int] = field(default_factory=list, repr=False)
     scale_group: int | None = None
+    folded: Folded | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "folded": None}
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """What a state is made of."""
+        return self.data_TKD, self.share_scale_TK, self.rest_scale_TK, self.lengths_T
 
     @property
     def n_tokens(self) -> int:
@@ -237,13 +249,15 @@ class Memory:
                 rows.append(torch.cat([tensor, fill], 1))
             return torch.cat(rows)
 
-        return cls(
+        made = cls(
             data_TKD=stack("data_TKD"), share_scale_TK=stack("share_scale_TK"), rest_scale_TK=stack("rest_scale_TK"),
             precision=first.precision, share_dims=first.share_dims,
             lengths_T=torch.cat([p.lengths_T for p in parts]), ratio=first.ratio,
             corrections=[c for p in parts for c in p.corrections], digests=[d for p in parts for d in p.digests],
             fingerprint=first.fingerprint, wrong=[w for p in parts for w in p.wrong], scale_group=first.scale_group,
         )  # fmt: skip
+        made.folded = carried(first.folded, first.sources, made.sources)
+        return made
 
     def part(self, first: int, count: int = 1) -> Memory:
         """Some consecutive records, without the padding that only others need.

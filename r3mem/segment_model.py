@@ -16,9 +16,10 @@ from __future__ import annotations
 import json
 import pydoc_data.topics
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from r3mem.components import describe
 from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
 from r3mem.evaluation_mode import evaluating
+from r3mem.folded import keep
 from r3mem.hierarchy import Flat, Hierarchy, Refined
 from r3mem.lossless_tokens import lossless_ids
 from r3mem.memory import Memory, MemoryState, Segments, slots_needed
@@ -338,20 +340,34 @@ class SegmentModel(nn.Module):
         self.check(memory)
         self._check_readable(memory)
         if reach == "state":
-            state = None
-            for t in range(0 if self.compressor.accumulates else len(memory.digests) - 1, len(memory.digests)):
-                lengths_B = memory.lengths_T[t : t + 1].to(self.backbone.device)
-                slots_BKD = self._slots(memory, slice(t, t + 1))[:, : slots_needed(int(lengths_B), memory.ratio)]
-                state = self.compressor.next_state(
-                    self.backbone, state, MemoryState(slots_BKD, lengths_B, memory.ratio)
-                )
-            assert state is not None
-            return state
+            return self._state(memory)
         if reach != "records":
             raise ConfigError(f"reach is 'state' or 'records', not {reach!r}")
         slots_TKD = self._slots(memory, slice(None))
         used = [slots_TKD[t : t + 1, : slots_needed(n, memory.ratio)] for t, n in enumerate(memory.lengths_T.tolist())]
         return MemoryState.one_after_the_other(used, memory.ratio)
+
+    def _state(self, memory: Memory) -> MemoryState:
+        """The state after the last record, from where a memory holds on to the state after some of them."""
+        count = len(memory.digests)
+        before: MemoryState | None = None
+        first = 0 if self.compressor.accumulates else count - 1
+        settings = json.dumps([self.fingerprint["stack"], describe(self.compressor), str(self.backbone.device),
+                               [p._version for p in self.compressor.parameters()]])  # fmt: skip
+        folded = memory.folded
+        if folded is not None and folded.maker() is self and folded.settings == settings and folded.count <= count:
+            before = folded.still(memory.sources)
+            first = first if before is None else folded.count
+        state = None if before is None else replace(before)
+        for t in range(first, count):
+            lengths_B = memory.lengths_T[t : t + 1].to(self.backbone.device)
+            slots_BKD = self._slots(memory, slice(t, t + 1))[:, : slots_needed(int(lengths_B), memory.ratio)]
+            state = self.compressor.next_state(self.backbone, state, MemoryState(slots_BKD, lengths_B, memory.ratio))
+        assert state is not None
+        if self.compressor.accumulates and (before is None or first < count):
+            own = [t for t in (state.slots_BKD, state.lengths_B, state.segment_BK) if t is not None]
+            memory.folded = keep(replace(state), count, weakref.ref(self), settings, memory.sources, own)
+        return state
 
     def check(self, memory: Memory) -> None:
         """Refuse a memory that this model did not make.

@@ -51,7 +51,9 @@ def retain_trees(
                     for at, (state, record) in zip(
                         batch, model.retain_segments(segments, sources, precision, level), strict=True
                     ):
-                        states[at], records[at] = state, record
+                        # As `SegmentModel.state` gives it of the record: not more slots than a state may hold.
+                        states[at] = model.compressor.next_state(model.backbone, None, state)
+                        records[at] = record
             for d, tree in enumerate(trees):
                 for i, node in enumerate(tree.nodes):
                     if node.level == level:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from r3mem import Backbone, FingerprintError, InputError, Memory, R3Mem
-from r3mem.compressors import EdgePool, VirtualTokens
+from r3mem import Backbone, FingerprintError, InputError, Memory, MemoryState, R3Mem, Segments
+from r3mem.compressors import EdgePool, SelectedKeyValues, VirtualTokens
 from r3mem.hierarchy import BlankLines, Document, FixedWindows, Hierarchy, Level, MultiLevel, Refined
 from r3mem.reversible import PositionBinding, ReversibleStack
 from r3mem.search.tree import TreeSearch
@@ -216,3 +217,29 @@ def test_ids_are_kept_as_they_are_given(model: Make, kind: type[Hierarchy]) -> N
     for retain in (made.retain, made.retain_tree):
         with pytest.raises(InputError, match="ids are not what the tokenizer makes"):
             retain(half)
+
+
+@torch.no_grad()
+def test_a_child_reads_its_parent_as_the_stored_memory_is_read(
+    tiny_backbone: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not more of it than a state may hold, as who loads the tree reads it."""
+    model = R3Mem(tiny_backbone(), SelectedKeyValues(WIDTH, 2, max_slots=5), hierarchy=Refined(levels())).eval()
+    read: list[MemoryState | None] = []
+    retain_segments = model.retain_segments
+
+    def noting(text: Segments, memories: Sequence[MemoryState | None], *args: Any) -> Any:
+        read.extend(memories)
+        return retain_segments(text, memories, *args)
+
+    monkeypatch.setattr(model, "retain_segments", noting)
+    memory = model.retain_tree(TEXT)
+    parents = {n.parent for n in memory.nodes if n.parent is not None}
+    with model.at_ratio(8):
+        stored = [model.state(memory.memory(i)).slots_BKD for i in parents if memory.nodes[i].level == 0]
+    with model.at_ratio(4):
+        stored += [model.state(memory.memory(i)).slots_BKD for i in parents if memory.nodes[i].level == 1]
+    held = [one.slots_BKD for one in read if one is not None]
+    assert max(one.shape[1] for one in held) == 5 < max(m.data_TKD.shape[1] for m in memory.levels)
+    assert all(any(torch.equal(one, other) for other in stored) for one in held) and len(held) > len(stored)
+    assert model.recall(memory) == TEXT

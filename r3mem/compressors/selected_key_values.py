@@ -24,7 +24,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from r3mem.attention import Observed, View, last_of
+from r3mem.attention import Observed, last_of
 from r3mem.backbone import Backbone
 from r3mem.compressors.base import Compressor, Written
 from r3mem.compressors.key_value_slots import key_value_prefix
@@ -32,6 +32,7 @@ from r3mem.compressors.scorers import AttentionReceived, DistantAttention, Score
 from r3mem.errors import ConfigError, InputError
 from r3mem.key_values import KeyValueLayout
 from r3mem.memory import MemoryState, Segments, slots_needed
+from r3mem.merged_attention import merged, without_values
 from r3mem.prefix import Prefix
 
 # Worth of a sink, of a copy of an earlier segment's sink, and of what was never looked at: logarithms of shares of the
@@ -161,7 +162,11 @@ class SelectedKeyValues(Compressor):
 
     def read(self, memory: MemoryState) -> Prefix:
         """See :meth:`Compressor.read`."""
-        prefix = key_value_prefix(memory.slots_BKD, self._readable(memory), self.width)
+        return self._prefix(memory, memory.slots_BKD, self._readable(memory))
+
+    def _prefix(self, memory: MemoryState, slots_BKW: Tensor, mask_BK: Tensor) -> Prefix:
+        """Some slots of a memory, to be read in front of a text."""
+        prefix = key_value_prefix(slots_BKW, mask_BK, self.width)
         prefix.layer_share = self.layer_share
         if self.positions == "original":
             # Keys stand in the slots as they were, so nothing is turned.
@@ -195,20 +200,58 @@ class SelectedKeyValues(Compressor):
 
     @torch.no_grad()
     def choose(self, backbone: Backbone, memory: MemoryState, query: Segments, slots: int) -> MemoryState:
-        """In each head the slots that a query attends to most, in their order; see :meth:`Compressor.choose`."""
+        """In each head the slots that a query attends to most, in their order; see :meth:`Compressor.choose`.
+
+        Slots that do not fit the model's positions together are looked at in several passes (`merged`).
+        """
         if slots < 1:
             raise ConfigError(f"slots {slots} is not possible: read at least 1")
-        prefix = self.read(memory)
-        observed = backbone(query, prefix, logits=False, observe=True).attention
-        assert observed is not None
-        layout = self._layout(backbone)
-        (received_BLHS,) = observed.attention((View(),))
-        received_BLHM = self._shared(received_BLHS[:, : layout.layers, :, : prefix.n_positions])
-        worth_BMX = memory.slots_BKD[..., layout.width :]
-        sink_BM = worth_BMX[..., 0] > SINK / 2
+        layout, readable_BM = self._layout(backbone), self._readable(memory)
+        sink_BM = memory.slots_BKD[..., layout.width] > SINK / 2
+        received_BLHM = self._shared(self._looked_at(backbone, memory, query, readable_BM, sink_BM & readable_BM))
         rank_BMX = received_BLHM.flip(1).flatten(1, 2).transpose(1, 2)
-        kept_B = prefix.mask_BP.sum(1).clamp(max=slots)
-        return self._fewer(layout, memory.slots_BKD, rank_BMX, prefix.mask_BP, sink_BM, kept_B, memory.ratio)
+        kept_B = readable_BM.sum(1).clamp(max=slots)
+        return self._fewer(layout, memory.slots_BKD, rank_BMX, readable_BM, sink_BM, kept_B, memory.ratio)
+
+    def _looked_at(
+        self, backbone: Backbone, memory: MemoryState, query: Segments, readable_BM: Tensor, sink_BM: Tensor
+    ) -> Tensor:
+        """Attention ``BLHM`` of a query to the slots, in as many passes as they need; the sinks stand in each.
+
+        Args:
+            backbone: The language model.
+            memory: The slots.
+            query: What looks at them.
+            readable_BM: Which are read.
+            sink_BM: Which are sinks.
+
+        Raises:
+            InputError: The query alone is as long as the model's positions.
+        """
+        n_slots, n_query = readable_BM.shape[1], query.ids_BN.shape[1]
+        room, front = backbone.max_positions - n_query, 0
+        parts = [(0, n_slots, readable_BM)]
+        if int(readable_BM.sum(1).max()) > room:
+            # Of several texts side by side the first one's serve.
+            sink_BM = sink_BM & (sink_BM.cumsum(1) <= self.sinks)
+            front = int(sink_BM.any(0).nonzero().max()) + 1 if bool(sink_BM.any()) else 0
+            if room <= front:
+                raise InputError(
+                    f"a query of {n_query} tokens leaves no room for slots in the {backbone.max_positions} positions "
+                    f"of {backbone.name}: choose by fewer of its last words"
+                )
+            ends = [(first, min(first + room - front, n_slots)) for first in range(0, n_slots, room - front)]
+            rest_BM = readable_BM & ~sink_BM
+            parts = [(a, b, torch.cat([sink_BM[:, :front], rest_BM[:, a:b]], 1)) for a, b in ends]
+        passes, apart = [], []
+        for first, end, mask_BM in parts:
+            slots_BMW = torch.cat([memory.slots_BKD[:, :front], memory.slots_BKD[:, first:end]], 1)
+            observed = backbone(query, self._prefix(memory, slots_BMW, mask_BM), logits=False, observe=True).attention
+            assert observed is not None
+            passes.append(without_values(observed))
+            apart.append(torch.nn.functional.pad(mask_BM[:, front:], (front, 0)))
+        received = merged(passes, apart, self._layout(backbone).layers)
+        return torch.cat([part_BLHM[..., front:] for part_BLHM in received], -1)
 
     def _fewer(
         self, layout: KeyValueLayout, slots_BJW: Tensor, rank_BJX: Tensor, valid_BJ: Tensor, sink_BJ: Tensor,

@@ -52,7 +52,9 @@ class QueryLikelihood(Likelihood[MemoryState]):
             super()._index(passages)
 
     def _keep(self, rows: list[list[int]]) -> MemoryState:
-        return self.model.step(Segments.pad(rows, self._backbone.device), None, logits=False).state.detach()
+        own = self.model.step(Segments.pad(rows, self._backbone.device), None, logits=False).state.detach()
+        # As a stored memory is read: not more slots than a state may hold.
+        return self.model.compressor.next_state(self._backbone, None, own)
 
     def _logits(self, kept: MemoryState, query: Segments) -> Tensor:
         return self.model.likelihood(query, kept)

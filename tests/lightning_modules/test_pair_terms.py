@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from lightning_modules.memory_module import MemoryModule
 from lightning_modules.pair_terms import PairTerms
 from r3mem import Backbone, ConfigError, R3Mem
-from r3mem.compressors import VirtualTokens
+from r3mem.compressors import SelectedKeyValues, VirtualTokens
 from r3mem.hierarchy import FixedWindows, Level, Refined
 from r3mem.memory import Segments
 from r3mem.objectives import Objective, Term
@@ -243,3 +243,14 @@ def test_evaluation_means_are_over_all_batches_and_processes(model: R3Mem, monke
     assert set(logged) == {"val/forward", "val/query", "val/contrast"}
     assert all(isinstance(value, Metric) for value in logged.values())
     assert float(logged["val/query"].compute()) == pytest.approx(float(mean_of(parts)), abs=1e-4)
+
+
+def test_segments_read_no_more_than_a_state_may_hold(
+    tiny_backbone: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = [Level("a", FixedWindows(), 16, ratio=RATIOS[1]), Level("b", FixedWindows(), 8, ratio=2)]
+    model = R3Mem(tiny_backbone(), SelectedKeyValues(WIDTH, 2, max_slots=3), hierarchy=Refined(levels)).eval()
+    slots, read = [], model.compressor.read
+    monkeypatch.setattr(model.compressor, "read", lambda m: slots.append(m.slots_BKD.shape[1]) or read(m))
+    means(model, pairs(), "query", "forward")
+    assert slots and set(slots) == {3}

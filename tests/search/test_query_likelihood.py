@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from r3mem import Backbone, ConfigError, InputError, MemoryState, R3Mem, Segments
+from r3mem.compressors import SelectedKeyValues
+from r3mem.hierarchy import Flat
 from r3mem.search import QueryLikelihood, Searcher
 from tests.battery.searcher import PASSAGES, QUERY, PassageBattery
-from tests.tiny_models import RATIO, awaken_adapters, tiny_r3mem
+from tests.tiny_models import RATIO, WIDTH, awaken_adapters, tiny_r3mem
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +125,13 @@ def test_a_query_that_does_not_fit_behind_the_longest_passage(model: R3Mem) -> N
     searcher.index(["short", "x" * 950])
     with pytest.raises(InputError, match="does not fit the 1024 positions"):
         searcher.scores("y" * 80)
+
+
+def test_a_passage_is_read_as_its_stored_memory(tiny_backbone: Callable[..., Backbone]) -> None:
+    model = R3Mem(tiny_backbone(), SelectedKeyValues(WIDTH, 2, max_slots=6), hierarchy=Flat(512)).eval()
+    searcher = QueryLikelihood(model, batch=1)
+    searcher.index(PASSAGES[:2])
+    for (_, kept), passage in zip(searcher._kept, PASSAGES[:2], strict=True):
+        stored = model.state(model.retain(passage, precision="float32"))
+        assert kept.slots_BKD.shape[1] == 6 and kept.lengths_B.tolist() == stored.lengths_B.tolist()
+        torch.testing.assert_close(kept.slots_BKD, stored.slots_BKD)
