@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from r3mem.errors import InputError
-from r3mem.layer_hooks import in_this_thread, injected, unread
+from r3mem.layer_hooks import injected, unread
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
+from r3mem.thread_hooks import in_this_thread
 
 if TYPE_CHECKING:
     from r3mem.backbone import Backbone
@@ -82,12 +83,12 @@ def generating(backbone: Backbone, prefix: Prefix) -> Iterator[None]:
             kwargs["position_ids"] = positions_BS[:, -n_queries:].clamp(max=backbone.max_positions - 1)
         return args, kwargs
 
-    handle = backbone.base.register_forward_pre_hook(in_this_thread(lay_out), with_kwargs=True)
+    take_out = in_this_thread(backbone.base.register_forward_pre_hook, lay_out, with_kwargs=True)
     try:
         with steps:
             yield
     finally:
-        handle.remove()
+        take_out()
 
 
 def continued(
@@ -123,7 +124,8 @@ def continued(
         stack.enter_context(
             torch.autocast(backbone.device.type, dtype=backbone.compute, enabled=backbone.compute != torch.float32)
         )
-        out_BN = cast(Any, backbone.model).generate(**inputs, attention_mask=mask_BS, pad_token_id=pad, **options)
+        # Past PEFT, which changes the model for the length of its own `generate`.
+        out_BN = cast(Any, backbone.base).generate(**inputs, attention_mask=mask_BS, pad_token_id=pad, **options)
     # Given ids, transformers gives them back in front of the new ones; given embeddings, it cannot.
     rows: list[list[int]] = []
     for row in out_BN[:, longest if prefix is None else 0 :].tolist():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from r3mem.backbone import Backbone
+from r3mem.evaluation_mode import evaluating
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.model import R3Mem
 from r3mem.query_template import TEMPLATE
@@ -48,7 +49,7 @@ class QueryLikelihood(Likelihood[MemoryState]):
         return self.model
 
     def _index(self, passages: list[str]) -> None:
-        with self.model.at_ratio(self.ratio):
+        with evaluating(self.model), self.model.at_ratio(self.ratio):
             super()._index(passages)
 
     def _keep(self, rows: list[list[int]]) -> MemoryState:
