@@ -235,8 +235,10 @@ class Backbone(nn.Module):
 
     @property
     def max_positions(self) -> int:
-        """Longest position the model was built for."""
-        return int(getattr(self.base.config, "max_position_embeddings", 1 << 20))
+        """Positions the model was built for; very many where its configuration names no limit."""
+        config = self.base.config.get_text_config()
+        limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+        return int(next((limit for limit in limits if limit), 1 << 20))
 
     @property
     def device(self) -> torch.device:
@@ -428,12 +430,26 @@ class Backbone(nn.Module):
             InputError: The message has both numbers.
         """
         needed = int(torch.where(valid_BS, positions_BS, -1).max()) + 1 if positions_BS.numel() else 0
+        self.check_fits(
+            needed,
+            "memory and text",
+            "shorten the text or prompt, read fewer virtual tokens (a higher ratio, or a state of fewer slots), or "
+            "stream a long text in segments",
+        )
+
+    def check_fits(self, needed: int, what: str, advice: str) -> None:
+        """Refuse what needs more positions than the model has.
+
+        Args:
+            needed: Positions.
+            what: Needs them, in the plural.
+            advice: What to do about it.
+
+        Raises:
+            InputError: The message has both numbers.
+        """
         if needed > self.max_positions:
-            raise InputError(
-                f"memory and text need {needed} positions, {self.name} has {self.max_positions}: shorten the text or "
-                "prompt, read fewer virtual tokens (a higher ratio, or a state of fewer slots), or stream a long text "
-                "in segments"
-            )
+            raise InputError(f"{what} need {needed} positions, {self.name} has {self.max_positions}: {advice}")
 
     def train(self, mode: bool = True) -> Backbone:
         """See `torch.nn.Module.train`; a call that runs in another thread ends in evaluation mode first."""

@@ -238,7 +238,10 @@ class R3Mem(SegmentModel):
             **options: Passed to transformers' ``generate``, such as ``max_new_tokens``.
 
         Returns:
-            The continuation, or a list of them.
+            The continuation, or a list of them: one for each prompt, or ``num_return_sequences`` one after the other.
+
+        Raises:
+            InputError: Memory, prompt and new tokens are longer than the model's window.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         prefix = None
@@ -264,7 +267,7 @@ class R3Mem(SegmentModel):
                 prefix = self.compressor.read(state)
             new = self.backbone.generate(ids, prefix, **options)
         texts = [self.backbone.tokenizer.decode(row, skip_special_tokens=True) for row in new]
-        return texts[0] if isinstance(prompt, str) else texts
+        return texts[0] if isinstance(prompt, str) and len(texts) == 1 else texts
 
     def document(self, ids: Sequence[int]) -> Document:
         """A document of token ids; with its text where the hierarchy has levels, since those are cut by it.

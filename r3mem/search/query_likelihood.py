@@ -55,5 +55,8 @@ class QueryLikelihood(Likelihood[MemoryState]):
     def _keep(self, rows: list[list[int]]) -> MemoryState:
         return self.model.step(Segments.pad(rows, self._backbone.device), None, logits=False).state.detach()
 
+    def _positions(self, kept: MemoryState) -> int:
+        return int(self.model.compressor.read(kept).start_B.max())
+
     def _logits(self, kept: MemoryState, query: Segments) -> Tensor:
         return self.model.likelihood(query, kept)
