@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-
 #: Models whose adapters are off, by their switch's identity. A pass sees what its own thread has set.
 _OFF: ContextVar[frozenset[int]] = ContextVar("r3mem_adapters_off", default=frozenset())
 

@@ -47,8 +47,8 @@ def make_safe(modules: Iterable[nn.Module | None]) -> None:
         modules: They get hooks while other threads run them.
     """
     for module in modules:
-        for name in _TABLES:
-            if module is not None and not module.__dict__[name]:  # Handles of hooks know their table, which must not be replaced.
+        for name in _TABLES if module is not None else ():
+            if not module.__dict__[name]:  # Handles of hooks know their table, which must stay the same.
                 module.__dict__[name] = HookTable()
 
 

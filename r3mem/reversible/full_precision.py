@@ -10,7 +10,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-
 #: Of the whole process, as torch's settings are: the first thread inside puts them up, the last puts them back.
 _GUARD = threading.Lock()
 _INSIDE: list[Callable[[], None]] = []

@@ -56,7 +56,7 @@ def test_generation_whose_end_is_not_given(make: Make, family: str) -> None:
     assert lengths == [20, 4]
     prefix = model.compressor.read(model.state(model.retain("x" * 16)))
     assert len(model.backbone.generate([[1] * 28], prefix, eos_token_id=None)[0]) == 20
-    with pytest.raises(InputError, match="need 65 positions, .* has 64"):
+    with pytest.raises(InputError, match=r"need 65 positions, .* has 64"):
         model.backbone.generate([[1] * 44], prefix, eos_token_id=None)
 
 
@@ -64,14 +64,14 @@ def test_generation_whose_end_is_not_given(make: Make, family: str) -> None:
 def test_retaining_a_segment_longer_than_the_window(make: Make, family: str) -> None:
     model = make(family, hierarchy=Flat(80))
     model.retain("x" * WINDOW)
-    with pytest.raises(InputError, match="need 65 positions, .* has 64"):
+    with pytest.raises(InputError, match=r"need 65 positions, .* has 64"):
         model.retain("x" * (WINDOW + 1))
 
 
 def test_slots_among_the_text_count(make: Make) -> None:
     model = make(compressor=InterleavedTokens(WIDTH, RATIO), hierarchy=Flat(80))
     model.retain("x" * 51)
-    with pytest.raises(InputError, match="need 65 positions, .* has 64"):
+    with pytest.raises(InputError, match=r"need 65 positions, .* has 64"):
         model.retain("x" * 52)
 
 
@@ -79,7 +79,7 @@ def test_a_text_that_is_repeated_counts_twice(make: Make) -> None:
     scorer = RepeatedText(first="?", others="?", suffix="")
     model = make(compressor=SelectedKeyValues(WIDTH, RATIO, scorer, sinks=1), hierarchy=Flat(80))
     model.retain("x" * 31)
-    with pytest.raises(InputError, match="a text and its repeat need 65 positions, .* has 64"):
+    with pytest.raises(InputError, match=r"a text and its repeat need 65 positions, .* has 64"):
         model.retain("x" * 32)
 
 
@@ -94,7 +94,7 @@ def test_records_that_stand_behind_each_other(make: Make) -> None:
 
 def test_a_prior_asks_no_longer_text(make: Make) -> None:
     model = make()
-    with pytest.raises(InputError, match="need 65 positions, .* has 64"):
+    with pytest.raises(InputError, match=r"need 65 positions, .* has 64"):
         R3Mem(model.backbone, model.compressor, model.decoder, Flat(80), LanguageModelPrior(0.5)).retain("x" * 65)
 
 
@@ -104,10 +104,10 @@ def test_search_of_passages(make: Make, family: str) -> None:
     for searcher in (QueryLikelihood(model, template="{query}"), TextLikelihood(model.backbone, template="{query}")):
         searcher.index(["short", "x" * 40])
         assert len(searcher.scores("y" * 24)) == 2
-        with pytest.raises(InputError, match="passage of 40 positions and a query of 25 tokens need 65 .* has 64"):
+        with pytest.raises(InputError, match=r"passage of 40 positions and a query of 25 tokens need 65 .* has 64"):
             searcher.scores("y" * 25)
         searcher.index(["x" * WINDOW])
-        with pytest.raises(InputError, match="passage of 65 positions and a query of 0 tokens need 65 .* has 64"):
+        with pytest.raises(InputError, match=r"passage of 65 positions and a query of 0 tokens need 65 .* has 64"):
             searcher.index(["x" * (WINDOW + 1)])
 
 
@@ -120,7 +120,7 @@ def test_search_of_what_takes_less_than_its_text(make: Make) -> None:
     ):
         searcher.index(["x" * 60])
         assert len(searcher.scores("y" * 49)) == 1
-        with pytest.raises(InputError, match="passage of 15 positions and a query of 50 tokens need 65 .* has 64"):
+        with pytest.raises(InputError, match=r"passage of 15 positions and a query of 50 tokens need 65 .* has 64"):
             searcher.scores("y" * 50)
 
 
@@ -131,5 +131,5 @@ def test_search_down_a_tree(make: Make, family: str) -> None:
     tree = model.retain_tree("x" * 48)
     search = TreeSearch(model, template="{query}")
     assert search.search([tree], "y" * 16)
-    with pytest.raises(InputError, match="need 65 positions, .* has 64"):
+    with pytest.raises(InputError, match=r"need 65 positions, .* has 64"):
         search.search([tree], "y" * 17)
