@@ -190,7 +190,7 @@ class Backbone(nn.Module):
         if lora_rank > 0:
             self.model = with_adapters(model, lora_rank, lora_alpha, lora_targets, lora_dropout, self.adapter_switch)
         self.base = model
-        make_safe((model, model.base_model, model.get_output_embeddings(), *self.layers))
+        make_safe((model, model.base_model, cast(Any, model).get_output_embeddings(), *self.layers))
         self.generation_pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     # -- what the model is -------------------------------------------------------------------------------------------

@@ -103,7 +103,9 @@ class R3Mem(SegmentModel):
             ``(row, record)``: the number of the text, and a memory of its next segment.
         """
         cut = [self._cut(ids) for ids in texts]
-        states = [None] * len(cut) if memories is None else [self.state(m) for m in memories]
+        states: list[MemoryState | None] = [None] * len(cut)
+        if memories is not None:
+            states = [self.state(m) for m in memories]
         yield from self._advance(cut, states, precision, batch_tokens)
 
     def _cut(self, ids: Sequence[int]) -> list[list[int]]:

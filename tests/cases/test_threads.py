@@ -26,7 +26,7 @@ from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.search import QueryLikelihood, TextLikelihood
 from tests.tiny_models import RATIO, SEGMENT, TEXT, WIDTH, awaken_adapters, same_memory, tiny_r3mem
 
-THREADS, ROUNDS = 8, 3
+THREADS, ROUNDS = 8, 2
 TEXTS = [TEXT[n:] + TEXT[: 3 * n] for n in range(THREADS)]
 COMPRESSORS: dict[str, Callable[[], Compressor]] = {
     "virtual_tokens": lambda: VirtualTokens(WIDTH, RATIO, write_layer=2, read_layer=1),
