@@ -110,7 +110,7 @@ def retained(model: R3Mem, documents: Sequence[Document], passages: int) -> dict
             history = part_of(document, first, first + HISTORY, tokenizer)
             after = Segments.pad([document.ids[first + HISTORY : first + window]], device)
             leaves = model.retain_tree(history).levels[-1]
-            with model.at_ratio(leaves.ratio), evaluating(model):
+            with evaluating(model), model.at_ratio(leaves.ratio):
                 state = model.state(leaves, reach="records")
                 memory, count = forward_nll(model.likelihood(after, state), after, row_B)
                 nothing, _ = forward_nll(model.likelihood(after), after, row_B)
@@ -185,7 +185,7 @@ def leaf_scores(model: R3Mem, memory: TreeMemory, leaves: Sequence[int], asked: 
         asked: Token ids of each query behind its template.
         given: Tokens of the template, which are not scored.
     """
-    with model.at_ratio(memory.levels[-1].ratio), evaluating(model):
+    with evaluating(model), model.at_ratio(memory.levels[-1].ratio):
         state = joined([model.state(memory.memory(i)) for i in leaves])
         assert state is not None
         rows = []

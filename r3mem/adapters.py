@@ -5,6 +5,9 @@ Shape legend: M positions of a pass, I inputs of a layer, O its outputs, R rank.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar, Token
 from functools import partial
 from typing import Any, cast
 
@@ -16,9 +19,54 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+#: Models whose adapters are off, by their switch's identity. A pass sees what its own thread has set.
+_OFF: ContextVar[frozenset[int]] = ContextVar("r3mem_adapters_off", default=frozenset())
+
+
+class AdapterSwitch:
+    """Whether the adapters of one model are on in the passes of this thread; they are until it says otherwise.
+
+    PEFT has a flag in every layer for it, which all threads read, and which changes what is trained.
+    """
+
+    @property
+    def is_off(self) -> bool:
+        """Whether they are off here."""
+        return id(self) in _OFF.get()
+
+    @contextmanager
+    def put(self, off: bool) -> Iterator[None]:
+        """Inside, they are off or on.
+
+        Args:
+            off: Which of the two.
+        """
+        token = _OFF.set(_OFF.get() | {id(self)} if off else _OFF.get() - {id(self)})
+        try:
+            yield
+        finally:
+            _OFF.reset(token)
+
+
+class AdaptersAsNow(AbstractContextManager[None]):
+    """Inside, adapters are off or on as they were when this was made.
+
+    A pass may have them off, and its backward pass comes when they are on again, or in another thread.
+    """
+
+    def __init__(self) -> None:
+        self._off = _OFF.get()
+        self._tokens: list[Token[frozenset[int]]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_OFF.set(self._off))
+
+    def __exit__(self, *_: object) -> None:
+        _OFF.reset(self._tokens.pop())
+
 
 def with_adapters(
-    model: PreTrainedModel, rank: int, alpha: float, targets: str | list[str], dropout: float
+    model: PreTrainedModel, rank: int, alpha: float, targets: str | list[str], dropout: float, switch: AdapterSwitch
 ) -> nn.Module:
     """The model with adapters, kept in float32 and computed in the precision of the pass.
 
@@ -28,6 +76,7 @@ def with_adapters(
         alpha: Their scale; the update is multiplied by ``alpha / rank``.
         targets: Names of the projections that carry adapters, or ``all-linear``.
         dropout: Dropout on the adapters' input.
+        switch: Puts them off and on.
     """
     config = LoraConfig(
         r=rank, lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it: any number serves.
@@ -40,16 +89,20 @@ def with_adapters(
             # PEFT would lift every activation to float32; autocast lowers the adapters instead, several
             # times faster on a CPU, with the float32 adapters as master weights.
             module.cast_input_dtype_enabled = False
-            if isinstance(module, nn.Module) and type(module.base_layer) is nn.Linear and not dropout:
-                module.forward = partial(_forward, module)
+            cast(Any, module).forward = partial(_forward, module, switch)
     return adapted
 
 
-def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _forward(layer: Any, switch: AdapterSwitch, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """A layer's output; PEFT's own way wherever more is asked than one adapter on a frozen layer."""
     base = layer.base_layer
+    if switch.is_off:
+        if layer.merged:
+            layer.unmerge()
+        return cast(Tensor, base(x, *args, **kwargs))
     (name, *others) = layer.active_adapters or [None]
-    plain = not (args or kwargs or layer.disable_adapters or layer.merged or others) and name in layer.lora_A
+    plain = type(base) is nn.Linear and not (args or kwargs or layer.disable_adapters or layer.merged or others)
+    plain = plain and name in layer.lora_A and isinstance(layer.lora_dropout[name], nn.Identity)
     if not plain or base.weight.requires_grad:
         return cast(Tensor, type(layer).forward(layer, x, *args, **kwargs))
     device = x.device.type

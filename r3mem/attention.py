@@ -11,6 +11,7 @@ layer never exists.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -56,6 +57,8 @@ class LayerAttention:
     scaling: float
 
 
+#: Held while a model's attention is replaced, so that nobody meets it half done.
+_GUARD = threading.Lock()
 #: The pass that is recorded in this thread, if one is; other threads do not see it.
 _RECORDED: ContextVar[list[LayerAttention] | None] = ContextVar("r3mem_recorded_attention", default=None)
 
@@ -84,6 +87,11 @@ def make_observable(model: PreTrainedModel) -> None:
     Raises:
         ConfigError: The model's attention does not go through transformers' interface.
     """
+    with _GUARD:
+        _make_observable(model)
+
+
+def _make_observable(model: PreTrainedModel) -> None:
     current = str(model.config._attn_implementation)
     if current.startswith(NAME.format("")):
         return

@@ -27,18 +27,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
-import peft
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r3mem import backbone_source
-from r3mem.adapters import with_adapters
+from r3mem.adapters import AdapterSwitch, with_adapters
 from r3mem.attention import LayerAttention, Observed, make_observable, recording, register
 from r3mem.backbone_structure import body, decoder_layers, digest, head, plain_head
 from r3mem.cpu_precision import fastest
 from r3mem.errors import ConfigError, InputError
-from r3mem.evaluation_mode import evaluating
+from r3mem.evaluation_mode import evaluating, set_mode
 from r3mem.generation import continued, soft
 from r3mem.key_values import KeyValueLayout, Pair, PassCache
 from r3mem.layer_checkpoints import checkpoint_layers
@@ -49,6 +48,7 @@ from r3mem.packing import PROBED_TOKENS, Packing, check_packing
 from r3mem.pass_layout import PassLayout
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
+from r3mem.thread_hooks import make_safe
 
 AUTO = "auto"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -188,10 +188,12 @@ class Backbone(nn.Module):
         self._fingerprint = digest(model, tokenizer)
         self._signature = frozenset(inspect.signature(model.forward).parameters)
         self.layers = decoder_layers(model)
+        self.adapter_switch = AdapterSwitch()
         self.model: nn.Module = model
         if lora_rank > 0:
-            self.model = with_adapters(model, lora_rank, lora_alpha, lora_targets, lora_dropout)
+            self.model = with_adapters(model, lora_rank, lora_alpha, lora_targets, lora_dropout, self.adapter_switch)
         self.base = model
+        make_safe((model, model.base_model, cast(Any, model).get_output_embeddings(), *self.layers))
         self.generation_pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     # -- what the model is -------------------------------------------------------------------------------------------
@@ -234,8 +236,10 @@ class Backbone(nn.Module):
 
     @property
     def max_positions(self) -> int:
-        """Longest position the model was built for."""
-        return int(getattr(self.base.config, "max_position_embeddings", 1 << 20))
+        """Positions the model was built for; very many where its configuration names no limit."""
+        config = self.base.config.get_text_config()
+        limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+        return int(next((limit for limit in limits if limit), 1 << 20))
 
     @property
     def device(self) -> torch.device:
@@ -262,17 +266,8 @@ class Backbone(nn.Module):
 
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
-        """Inside, the model is the untouched base."""
-        if isinstance(self.model, peft.PeftModel):
-            trained = [(p, p.requires_grad) for _, p in self.adapter_parameters()]
-            try:
-                with self.model.disable_adapter():
-                    yield
-            finally:
-                # PEFT leaves all of them trainable, those too that were frozen before.
-                for parameter, wanted in trained:
-                    parameter.requires_grad_(wanted)
-        else:
+        """Inside, the model is the untouched base, for this thread."""
+        with self.adapter_switch.put(off=True):
             yield
 
     @contextmanager
@@ -436,12 +431,30 @@ class Backbone(nn.Module):
             InputError: The message has both numbers.
         """
         needed = int(torch.where(valid_BS, positions_BS, -1).max()) + 1 if positions_BS.numel() else 0
+        self.check_fits(
+            needed,
+            "memory and text",
+            "shorten the text or prompt, read fewer virtual tokens (a higher ratio, or a state of fewer slots), or "
+            "stream a long text in segments",
+        )
+
+    def check_fits(self, needed: int, what: str, advice: str) -> None:
+        """Refuse what needs more positions than the model has.
+
+        Args:
+            needed: Positions.
+            what: Needs them, in the plural.
+            advice: What to do about it.
+
+        Raises:
+            InputError: The message has both numbers.
+        """
         if needed > self.max_positions:
-            raise InputError(
-                f"memory and text need {needed} positions, {self.name} has {self.max_positions}: shorten the text or "
-                "prompt, read fewer virtual tokens (a higher ratio, or a state of fewer slots), or stream a long text "
-                "in segments"
-            )
+            raise InputError(f"{what} need {needed} positions, {self.name} has {self.max_positions}: {advice}")
+
+    def train(self, mode: bool = True) -> Backbone:
+        """See `torch.nn.Module.train`; a call that runs in another thread ends in evaluation mode first."""
+        return self if set_mode(self, mode) else super().train(mode)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r3mem.errors import ConfigError
+from r3mem.thread_hooks import in_this_thread
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -65,12 +67,10 @@ def plain_head(model: PreTrainedModel, run: Callable[[], Tensor | None]) -> nn.L
         # Far from 0 and of both signs, so that a cap or a factor shows.
         return torch.linspace(-100, 100, logits.numel(), device=logits.device).to(logits.dtype).view_as(logits)
 
-    handles = [body(model).register_forward_hook(behind), found.register_forward_hook(instead)]
-    try:
+    with ExitStack() as stack:
+        stack.callback(in_this_thread(body(model).register_forward_hook, behind))
+        stack.callback(in_this_thread(found.register_forward_hook, instead))
         logits = run()
-    finally:
-        for handle in handles:
-            handle.remove()
     if logits is None or len(read) != 1 or len(given) != 1 or not torch.equal(read[0], given[0]):
         return None
     expected = torch.linspace(-100, 100, logits.numel(), device=logits.device).to(found.weight.dtype).view_as(logits)

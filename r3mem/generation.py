@@ -15,12 +15,19 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from r3mem.errors import InputError
-from r3mem.layer_hooks import in_this_thread, injected, unread
+from r3mem.layer_hooks import injected, unread
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
+from r3mem.thread_hooks import in_this_thread
 
 if TYPE_CHECKING:
     from r3mem.backbone import Backbone
+
+#: Arguments of transformers' ``generate`` that are made of prompts and memory, or change what it gives back.
+MADE_HERE = {
+    "inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values",
+    "return_dict_in_generate",
+}  # fmt: skip
 
 
 def soft(prefix: Prefix, like_BND: Tensor) -> Tensor:
@@ -82,12 +89,12 @@ def generating(backbone: Backbone, prefix: Prefix) -> Iterator[None]:
             kwargs["position_ids"] = positions_BS[:, -n_queries:].clamp(max=backbone.max_positions - 1)
         return args, kwargs
 
-    handle = backbone.base.register_forward_pre_hook(in_this_thread(lay_out), with_kwargs=True)
+    take_out = in_this_thread(backbone.base.register_forward_pre_hook, lay_out, with_kwargs=True)
     try:
         with steps:
             yield
     finally:
-        handle.remove()
+        take_out()
 
 
 def continued(
@@ -98,6 +105,12 @@ def continued(
         raise InputError("no prompts given: pass at least one")
     if any(not prompt for prompt in prompts):
         raise InputError("a prompt is empty: give at least one token for the model to continue")
+    ours = sorted(MADE_HERE & set(options))
+    if ours:
+        raise InputError(
+            f"{', '.join(ours)} cannot be given: prompts of unequal length are padded here, with masks and positions "
+            "that go with it, and new tokens are what comes back; give prompts as texts or token ids"
+        )
     if prefix is not None and not prefix.n_positions:
         prefix = None
     longest = max(len(prompt) for prompt in prompts)
@@ -116,14 +129,15 @@ def continued(
     configured = getattr(backbone.base.generation_config, "eos_token_id", None)
     end = options.get("eos_token_id", backbone.tokenizer.eos_token_id if configured is None else configured)
     ends = set(end) if isinstance(end, list) else {end}
-    pad = backbone.generation_pad if backbone.generation_pad is not None else 0
+    options.setdefault("pad_token_id", backbone.generation_pad if backbone.generation_pad is not None else 0)
     with ExitStack() as stack:
         if prefix is not None:
             stack.enter_context(generating(backbone, prefix))
         stack.enter_context(
             torch.autocast(backbone.device.type, dtype=backbone.compute, enabled=backbone.compute != torch.float32)
         )
-        out_BN = cast(Any, backbone.model).generate(**inputs, attention_mask=mask_BS, pad_token_id=pad, **options)
+        # Past PEFT, which changes the model for the length of its own `generate`.
+        out_BN = cast(Any, backbone.base).generate(**inputs, attention_mask=mask_BS, **options)
     # Given ids, transformers gives them back in front of the new ones; given embeddings, it cannot.
     rows: list[list[int]] = []
     for row in out_BN[:, longest if prefix is None else 0 :].tolist():
@@ -149,9 +163,9 @@ def _check_window(backbone: Backbone, prompts: list[list[int]], prefix: Prefix |
     start, length = max(zip(starts, map(len, prompts), strict=True), key=sum)
     # The last new token is not read any more.
     needed = start + length + new - 1
-    if needed > backbone.max_positions:
-        raise InputError(
-            f"a memory of {start} positions, a prompt of {length} tokens and {new} new ones need {needed} positions, "
-            f"{backbone.name} has {backbone.max_positions}: shorten the prompt, ask for fewer new tokens, or read "
-            "fewer virtual tokens (a higher ratio, or a state of fewer slots)"
-        )
+    backbone.check_fits(
+        needed,
+        f"a memory of {start} positions, a prompt of {length} tokens and {new} new ones",
+        "shorten the prompt, ask for fewer new tokens, or read fewer virtual tokens (a higher ratio, or a state of "
+        "fewer slots)",
+    )

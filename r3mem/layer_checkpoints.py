@@ -8,15 +8,15 @@ without them. So a layer's ``forward`` is what is checkpointed, and its hooks, o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from types import MethodType
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from r3mem.adapters import AdaptersAsNow
 from r3mem.errors import ConfigError
 
 
@@ -39,31 +39,5 @@ def _forward(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
             "gradient_checkpointing cannot compute a pass again that fills a cache, which memories of keys and values "
             "need: set it to false in the backbone, and replay to true in the training module"
         )
-    found = _Adapters(layer)
-    return checkpoint(run, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), found), **kwargs)
-
-
-class _Adapters(AbstractContextManager[None]):
-    """Inside, a layer's adapters are on or off as they were when this was made.
-
-    A pass may have them off, and its backward pass comes when they are on again.
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.adapters = [module for module in layer.modules() if isinstance(module, LoraLayer)]
-        self.off = [module.disable_adapters for module in self.adapters]
-
-    def __enter__(self) -> None:
-        self.before = [module.disable_adapters for module in self.adapters]
-        self._switch(self.off)
-
-    def __exit__(self, *_: object) -> None:
-        self._switch(self.before)
-
-    def _switch(self, off: list[bool]) -> None:
-        for module, wanted in zip(self.adapters, off, strict=True):
-            if module.disable_adapters != wanted:
-                trained = [(p, p.requires_grad) for p in module.parameters()]
-                module.enable_adapters(not wanted)
-                for parameter, requires_grad in trained:  # PEFT changes that too.
-                    parameter.requires_grad_(requires_grad)
+    adapters = AdaptersAsNow()
+    return checkpoint(run, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), adapters), **kwargs)

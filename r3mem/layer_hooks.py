@@ -5,8 +5,7 @@ Shape legend: B batch, P prefix, S positions of one pass, H of them read by the 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,16 +16,7 @@ from r3mem.errors import ConfigError
 from r3mem.packing import Packing
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
-
-
-def in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """A hook that acts in passes of the thread that registers it alone: a model serves several at a time."""
-    thread = threading.get_ident()
-
-    def acting(*args: Any) -> Any:
-        return hook(*args) if threading.get_ident() == thread else None
-
-    return acting
+from r3mem.thread_hooks import in_this_thread
 
 
 class LayerReached(Exception):
@@ -81,8 +71,8 @@ def injected(
 
     with ExitStack() as stack:
         for layer in layers[: prefix.layer]:
-            stack.callback(layer.register_forward_pre_hook(in_this_thread(hide), with_kwargs=True).remove)
-        stack.callback(layers[prefix.layer].register_forward_pre_hook(in_this_thread(enter), with_kwargs=True).remove)
+            stack.callback(in_this_thread(layer.register_forward_pre_hook, hide, with_kwargs=True))
+        stack.callback(in_this_thread(layers[prefix.layer].register_forward_pre_hook, enter, with_kwargs=True))
         yield
 
 
@@ -110,7 +100,7 @@ def unread(layers: Iterable[nn.Module], masks: PassMasks, model: str) -> Iterato
 
     with ExitStack() as stack:
         for layer in layers:
-            stack.callback(layer.register_forward_pre_hook(in_this_thread(hide), with_kwargs=True).remove)
+            stack.callback(in_this_thread(layer.register_forward_pre_hook, hide, with_kwargs=True))
         yield
 
 
@@ -143,13 +133,14 @@ def captured(layers: nn.ModuleList, body: nn.Module, layer: int, into: list[Tens
 
     if layer < len(layers):
         # First of all hooks: where layers are split over processes, one that does not run must not be put together.
-        handle = layers[layer].register_forward_pre_hook(in_this_thread(before), with_kwargs=True, prepend=True)
+        take_out = in_this_thread(layers[layer].register_forward_pre_hook, before, with_kwargs=True, prepend=True)
     else:
-        handle = (layers[-1] if layer == len(layers) else body).register_forward_hook(in_this_thread(after))
+        last = layers[-1] if layer == len(layers) else body
+        take_out = in_this_thread(last.register_forward_hook, after)
     try:
         yield
     finally:
-        handle.remove()
+        take_out()
 
 
 @contextmanager
@@ -164,8 +155,8 @@ def head_reads(head: nn.Module, places_H: Tensor) -> Iterator[None]:
     def chosen(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0].flatten(0, 1)[places_H][None], *args[1:])
 
-    handle = head.register_forward_pre_hook(in_this_thread(chosen))
+    take_out = in_this_thread(head.register_forward_pre_hook, chosen)
     try:
         yield
     finally:
-        handle.remove()
+        take_out()

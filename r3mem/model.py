@@ -15,12 +15,17 @@ from r3mem import saving
 from r3mem.errors import ConfigError, InputError
 from r3mem.evaluation_mode import evaluating
 from r3mem.hierarchy import Document
-from r3mem.memory import Memory, MemoryState, Segments
+from r3mem.memory import Memory, MemoryState, Segments, slots_needed
 from r3mem.reversible.quantise import Precision
 from r3mem.reversible.text_side import Proof
 from r3mem.segment_model import SegmentModel, Text, joined
+from r3mem.token_batches import BATCH_TOKENS, token_batches
 from r3mem.tree_memory import TreeMemory
 from r3mem.tree_retention import recall_leaves, recall_node, retain_trees
+
+
+def _slots(state: MemoryState | None) -> int:
+    return 0 if state is None else state.slots_BKD.shape[1]
 
 
 class R3Mem(SegmentModel):
@@ -33,6 +38,7 @@ class R3Mem(SegmentModel):
         memory: Memory | Sequence[Memory] | None = None,
         precision: Precision = "float16",
         records: str = "all",
+        batch_tokens: int = BATCH_TOKENS,
     ) -> Any:
         """Compress a text, or several at once, into virtual memory tokens.
 
@@ -42,6 +48,8 @@ class R3Mem(SegmentModel):
             precision: How the virtual tokens are stored.
             records: ``all`` keeps a record of every segment; ``last`` only the last, from which a text can be gone on
                 with in constant memory.
+            batch_tokens: Most positions of one pass, padding and the virtual tokens that are read counted. Of several
+                texts, those of like length go together, as many as fit; a segment that is longer goes alone.
 
         Returns:
             A :class:`Memory`, or a list of them for a list of texts.
@@ -62,8 +70,14 @@ class R3Mem(SegmentModel):
             raise InputError(f"{len(texts)} texts but {len(kept)} memories; give one memory per text or none")
         for earlier in before:
             self.check_goes_on(earlier, precision)
-        for row, part in self.retain_stream([self.tokens(t) for t in texts], before or None, precision):
-            kept[row] = [*kept[row], part] if records == "all" else [part]
+        with self.at_ratio(None):
+            cut = [self._cut(self.tokens(t)) for t in texts]
+            # What each text of a group remembers is held while they advance: so a group is no larger than a pass.
+            for group in token_batches([self._held(segments) for segments in cut], batch_tokens):
+                states = [self.state(before[row]) if before else None for row in group]
+                for number, part in self._advance([cut[row] for row in group], states, precision, batch_tokens):
+                    row = group[number]
+                    kept[row] = [*kept[row], part] if records == "all" else [part]
         memories = [Memory.join(parts) for parts in kept]
         return memories[0] if single else memories
 
@@ -73,33 +87,65 @@ class R3Mem(SegmentModel):
         texts: Sequence[Sequence[int]],
         memories: Sequence[Memory] | None = None,
         precision: Precision = "float16",
+        batch_tokens: int = BATCH_TOKENS,
     ) -> Iterator[tuple[int, Memory]]:
         """Compress texts segment by segment, giving each record as soon as it is made; nothing is kept here.
+
+        Between two records the model is the caller's: in its own mode, at its own ratio.
 
         Args:
             texts: Token ids of each text; all advance in step.
             memories: What comes before each text.
             precision: How the virtual tokens are stored.
+            batch_tokens: Most positions of one pass, see `retain`.
 
         Yields:
             ``(row, record)``: the number of the text, and a memory of its next segment.
         """
-        documents = [self.document(ids) for ids in texts]
-        leaves = [self.hierarchy.build(document).leaves for document in documents]
-        if any(not nodes for nodes in leaves):
-            raise InputError("a text is empty: give at least one token to retain")
-        states: list[MemoryState | None] = [None] * len(texts)
+        cut = [self._cut(ids) for ids in texts]
+        states: list[MemoryState | None] = [None] * len(cut)
         if memories is not None:
             states = [self.state(m) for m in memories]
-        with evaluating(self):
-            for t in range(max(len(nodes) for nodes in leaves)):
-                active = [row for row, nodes in enumerate(leaves) if t < len(nodes)]
-                spans = [(row, leaves[row][t]) for row in active]
-                segments = Segments.pad([documents[row].ids[n.start : n.end] for row, n in spans], self.backbone.device)
-                made = self.retain_segments(segments, [states[row] for row in active], precision)
-                for row, (state, record) in zip(active, made, strict=True):
-                    states[row] = self.compressor.next_state(self.backbone, states[row], state)
-                    yield row, record
+        yield from self._advance(cut, states, precision, batch_tokens)
+
+    def _cut(self, ids: Sequence[int]) -> list[list[int]]:
+        """Token ids of a text's segments.
+
+        Raises:
+            InputError: There are none.
+        """
+        document = self.document(ids)
+        segments = [document.ids[node.start : node.end] for node in self.hierarchy.build(document).leaves]
+        if not segments:
+            raise InputError("a text is empty: give at least one token to retain")
+        return segments
+
+    def _held(self, segments: list[list[int]]) -> int:
+        """Positions of a text's largest pass: a segment, and all that is remembered of the text."""
+        longest = max(map(len, segments))
+        remembered = sum(map(len, segments)) if self.compressor.accumulates else longest
+        most: int = getattr(self.compressor, "max_slots", remembered)
+        return longest + min(slots_needed(remembered, self.ratio), most)
+
+    def _advance(
+        self, cut: list[list[list[int]]], states: list[MemoryState | None], precision: Precision, batch_tokens: int
+    ) -> Iterator[tuple[int, Memory]]:
+        """Compress the segments of texts in step; see `retain_stream`."""
+        ratio = self.ratio
+        for t in range(max(map(len, cut))):
+            active = [row for row, segments in enumerate(cut) if t < len(segments)]
+            lengths = [len(cut[row][t]) + _slots(states[row]) for row in active]
+            records: dict[int, Memory] = {}
+            with self.at_ratio(ratio), evaluating(self):
+                for batch in token_batches(lengths, batch_tokens):
+                    rows = [active[number] for number in batch]
+                    text = Segments.pad([cut[row][t] for row in rows], self.backbone.device)
+                    made = self.retain_segments(text, [states[row] for row in rows], precision)
+                    for row, (state, record) in zip(rows, made, strict=True):
+                        states[row] = self.compressor.next_state(self.backbone, states[row], state)
+                        records[row] = record
+            for row in active:
+                yield row, records[row]
 
     @torch.no_grad()
     def retain_tree(
@@ -132,7 +178,7 @@ class R3Mem(SegmentModel):
             raise InputError("a document is empty: give at least one token to retain")
         if memory is not None and len(documents) > 1:
             raise InputError("several documents go on from nothing: give memory with a single document only")
-        with evaluating(self):
+        with self.at_ratio(None), evaluating(self):
             trees = [self.hierarchy.build(d) for d in documents]
             memories = retain_trees(self, trees, [memory] * len(trees), precision)
         return memories if several else memories[0]
@@ -163,19 +209,19 @@ class R3Mem(SegmentModel):
             memory: The memory.
             batch: Segments that are recalled at a time.
         """
-        self.check(memory)
         ids: list[int] = []
-        for start in range(0, len(memory.lengths_T), batch):
-            part = slice(start, start + batch)
-            slots_TKD = self._slots(memory, part)
-            proofs = [
-                Proof(packed, digest, 0)
-                for packed, digest in zip(memory.corrections[part], memory.digests[part], strict=True)
-            ]
-            lengths_T = memory.lengths_T[part].to(slots_TKD.device)
-            with evaluating(self):
+        with self.at_ratio(None), evaluating(self):
+            self.check(memory)
+            for start in range(0, len(memory.lengths_T), batch):
+                part = slice(start, start + batch)
+                slots_TKD = self._slots(memory, part)
+                proofs = [
+                    Proof(packed, digest, 0)
+                    for packed, digest in zip(memory.corrections[part], memory.digests[part], strict=True)
+                ]
+                lengths_T = memory.lengths_T[part].to(slots_TKD.device)
                 rows = self.exact.recall(slots_TKD, lengths_T, proofs)
-            ids.extend(token for row_N in rows for token in row_N.tolist())
+                ids.extend(token for row_N in rows for token in row_N.tolist())
         return ids
 
     @torch.no_grad()
@@ -194,7 +240,10 @@ class R3Mem(SegmentModel):
             **options: Passed to transformers' ``generate``, such as ``max_new_tokens``.
 
         Returns:
-            The continuation, or a list of them.
+            The continuation, or a list of them: one for each prompt, or ``num_return_sequences`` one after the other.
+
+        Raises:
+            InputError: Memory, prompt and new tokens are longer than the model's window.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         prefix = None
@@ -207,7 +256,7 @@ class R3Mem(SegmentModel):
                     f"{len(prompts)} prompts but {len(memories)} memories; give one for all or one for each"
                 )
         ids = [list(self.backbone.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts]
-        with evaluating(self), self.compressor.reading(self.backbone):
+        with self.at_ratio(None), evaluating(self), self.compressor.reading(self.backbone):
             if memory is not None:
                 # One memory for many prompts is unpacked once.
                 states = {id(m): m for m in memories}
@@ -220,7 +269,7 @@ class R3Mem(SegmentModel):
                 prefix = self.compressor.read(state)
             new = self.backbone.generate(ids, prefix, **options)
         texts = [self.backbone.tokenizer.decode(row, skip_special_tokens=True) for row in new]
-        return texts[0] if isinstance(prompt, str) else texts
+        return texts[0] if isinstance(prompt, str) and len(texts) == 1 else texts
 
     def document(self, ids: Sequence[int]) -> Document:
         """A document of token ids; with its text where the hierarchy has levels, since those are cut by it.

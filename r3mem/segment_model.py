@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -29,17 +30,18 @@ from r3mem.backbone import Backbone, Pass
 from r3mem.components import describe
 from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
-from r3mem.evaluation_mode import evaluating
+from r3mem.evaluation_mode import evaluating, set_mode
 from r3mem.folded import keep
 from r3mem.hierarchy import Flat, Hierarchy, Refined
 from r3mem.lossless_tokens import lossless_ids
 from r3mem.memory import Memory, MemoryState, Segments, slots_needed
 from r3mem.next_tokens import Scores, logits_of
 from r3mem.prefix import Prefix
+from r3mem.ratio_in_force import RATIO_GUARD, AtRatio, having, in_force, put
 from r3mem.reversible import Decoder, PositionBinding, ReversibleStack
 from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.quantise import Precision, Quantised, dequantise, quantise
-from r3mem.reversible.text_side import Proof
+from r3mem.reversible.text_side import Proof, TextSide
 
 Text = str | Sequence[int]
 
@@ -132,31 +134,76 @@ class SegmentModel(nn.Module):
         """Numbers of one virtual token: the backbone's width, or more where the compressor keeps more."""
         return self.compressor.memory_width(self.backbone)
 
+    # torch keeps parts in a table of its own; these are asked first, and give a thread's own where it has one.
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder; inside `at_ratio` that of the calling thread."""
+        found = in_force(self)
+        return cast(Decoder, self._modules["decoder"]) if found is None else found.decoder
+
+    @decoder.setter
+    def decoder(self, decoder: Decoder) -> None:
+        self._modules["decoder"] = decoder
+
+    @property
+    def exact(self) -> TextSide:
+        """What reads words off memories, exactly or not at all; inside `at_ratio` that of the calling thread."""
+        found = in_force(self)
+        if found is not None:
+            return found.exact
+        own = self._modules.get("exact")
+        return cast(TextSide, self.__dict__["exact"] if own is None else own)
+
+    @exact.setter
+    def exact(self, exact: TextSide) -> None:
+        self.__dict__["exact"] = exact
+
     def set_ratio(self, ratio: int) -> None:
-        """Compress at another ratio from now on. Nothing that was trained depends on it.
+        """Compress at another ratio from now on, in every thread; inside `at_ratio` until its end, in this one.
+
+        Nothing that was trained depends on the ratio. Calls that run in other threads end at theirs.
 
         Raises:
             ConfigError: The decoder cannot work at that ratio; the message says which it can.
         """
-        self.decoder = self.decoder.at_ratio(ratio)
-        self.exact.use(self.decoder)
-        self.compressor.ratio = ratio
+        if in_force(self) is not None:
+            put((self, self.compressor), self._made_for(ratio))
+            return
+        decoder = self.decoder.at_ratio(ratio).train(self.decoder.training)
+        with RATIO_GUARD:
+            self.decoder = decoder
+            self.exact.use(decoder)
+            self.compressor.ratio = ratio
 
     @contextmanager
     def at_ratio(self, ratio: int | None) -> Iterator[None]:
-        """Inside, compress and read at another ratio; None changes nothing.
+        """Inside, compress and read at another ratio, in this thread alone; None is the ratio there is.
+
+        A ratio that another thread sets meanwhile changes nothing inside. The decoder of another ratio is in the mode
+        (training or not) that the model's own has at the beginning.
 
         Raises:
             ConfigError: The decoder cannot work at that ratio.
         """
-        before = self.ratio
-        if ratio is not None and ratio != before:
-            self.set_ratio(ratio)
-        try:
+        with having((self, self.compressor), self._made_for(ratio)):
             yield
-        finally:
-            if self.ratio != before:
-                self.set_ratio(before)
+
+    def _made_for(self, ratio: int | None) -> AtRatio:
+        """What of the model goes with a ratio; None for that of now."""
+        now = in_force(self)
+        if now is None:
+            with RATIO_GUARD:
+                # A text side is changed in place when the ratio is set, so that one's own is a copy.
+                now = AtRatio(self.compressor.ratio, self.decoder, self.exact.at(self.decoder))
+        if ratio is None or ratio == now.ratio:
+            return now
+        decoder = now.decoder.at_ratio(ratio).train(now.decoder.training)
+        return AtRatio(ratio, decoder, now.exact.at(decoder))
+
+    def train(self, mode: bool = True) -> SegmentModel:
+        """See `torch.nn.Module.train`; a call that runs in another thread ends in evaluation mode first."""
+        return self if set_mode(self, mode) else super().train(mode)
 
     @property
     def fingerprint(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from r3mem.hierarchy import MemoryTree
 from r3mem.memory import Memory, MemoryState, Segments
 from r3mem.reversible.quantise import Precision
+from r3mem.token_batches import BATCH_TOKENS, token_batches
 from r3mem.tree_memory import TreeMemory, TreeNode
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def retain_trees(
     trees: Sequence[MemoryTree],
     before: Sequence[TreeMemory | None],
     precision: Precision = "float16",
-    batch_tokens: int = 8192,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list[TreeMemory]:
     """Compress documents that have been cut, all together.
 
@@ -45,8 +46,10 @@ def retain_trees(
             records: dict[tuple[int, int], Memory] = {}
             while waiting:
                 ready, waiting = _ready(model, trees, waiting, level, records)
-                for batch in _batches(trees, ready, batch_tokens):
-                    segments = Segments.pad([trees[d].ids(trees[d].nodes[i]) for d, i in batch], model.backbone.device)
+                rows = [trees[d].ids(trees[d].nodes[i]) for d, i in ready]
+                for numbers in token_batches([len(row) for row in rows], batch_tokens):
+                    batch = [ready[number] for number in numbers]
+                    segments = Segments.pad([rows[number] for number in numbers], model.backbone.device)
                     sources = [_source(model, trees, before, states, d, i) for d, i in batch]
                     for at, (state, record) in zip(
                         batch, model.retain_segments(segments, sources, precision, level), strict=True
@@ -84,23 +87,6 @@ def _ready(
         held = source is None or trees[d].nodes[source].level < level or (d, source) in records
         (ready if held else later).append((d, i))
     return ready, later
-
-
-def _batches(
-    trees: Sequence[MemoryTree], nodes: list[tuple[int, int]], batch_tokens: int
-) -> list[list[tuple[int, int]]]:
-    """Nodes of like length together, each batch within its tokens."""
-
-    def length(at: tuple[int, int]) -> int:
-        node = trees[at[0]].nodes[at[1]]
-        return node.end - node.start
-
-    batches: list[list[tuple[int, int]]] = []
-    for at in sorted(nodes, key=length, reverse=True):
-        if not batches or (len(batches[-1]) + 1) * length(batches[-1][0]) > batch_tokens:
-            batches.append([])
-        batches[-1].append(at)
-    return batches
 
 
 def _source(

@@ -19,6 +19,7 @@ from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.next_tokens import Scores, logits_of
 from r3mem.prefix import Prefix
+from r3mem.ratio_in_force import in_force
 
 
 @dataclass
@@ -63,6 +64,16 @@ class Compressor(nn.Module, ABC):
         if ratio < 1:
             raise ConfigError(f"ratio {ratio} is not possible; the smallest ratio is 1 text token per virtual token")
         self.ratio = ratio
+
+    @property
+    def ratio(self) -> int:
+        """Text tokens per virtual token; inside `SegmentModel.at_ratio` that of the calling thread."""
+        found = in_force(self)
+        return int(self.__dict__["ratio"]) if found is None else found.ratio
+
+    @ratio.setter
+    def ratio(self, ratio: int) -> None:
+        self.__dict__["ratio"] = ratio
 
     @property
     def recurrent(self) -> bool:

@@ -93,12 +93,14 @@ class ExactText(TextSide, nn.Module):
             key += (binding.projection_CD.data_ptr(), binding.projection_CD._version)
         elif binding is not None:
             key += (binding.width, binding.code_dims, binding.seed)
-        if key not in self._readouts:
+        found = self._readouts.get(key)
+        if found is None:
             if len(self._readouts) >= MOST_READOUTS or (binding is not None and binding.trainable):
                 self._readouts.clear()
             table = table_VD if binding is None else binding.code_table(table_VD)
-            self._readouts[key] = NearestToken(table.detach(), tolerance=THIN_MARGIN)
-        return self._readouts[key]
+            # Another thread may have cleared the others meanwhile, or made the same.
+            found = self._readouts[key] = NearestToken(table.detach(), tolerance=THIN_MARGIN)
+        return found
 
     def stream(self, text: Segments) -> Tensor:
         """The text stream ``U_0``: standardised embeddings ``BND``, float32."""

@@ -18,6 +18,9 @@ from r3mem.errors import ConfigError, InputError
 WIDEST_TREE = 24
 """Code dims above which a k-d tree takes longer than comparing with every row, unless the codes are nearly clean."""
 
+FEW_CODES = 64
+"""Codes that are searched without further threads."""
+
 SCAN_ELEMENTS = 1 << 26
 """Distances held at once while comparing with every row: 256 MiB of float32."""
 
@@ -134,7 +137,8 @@ class NearestToken(nn.Module):
         radius_M = (distance_M.detach().to("cpu", torch.float32).double() + margin) * (1 + 1e-6)
         if self._way == "tree":
             host_MC = codes_MC.detach().to("cpu", torch.float32).numpy()
-            within_M = self._get_tree().query_ball_point(host_MC, radius_M.numpy(), return_length=True, workers=-1)
+            workers = _workers(host_MC)
+            within_M = self._get_tree().query_ball_point(host_MC, radius_M.numpy(), return_length=True, workers=workers)
             ambiguous_M = torch.from_numpy(np.asarray(within_M) > 1)
         else:
             distances_Mk = self.candidates(codes_MC, 2)[1].cpu().double()
@@ -151,11 +155,11 @@ class NearestToken(nn.Module):
 
     def _search_tree(self, host_MC: _Singles, k: int) -> _Shortlist:
         """Shortlist by the tree: k ids a query, and every rival of the queries where more than k fit the ball."""
-        tree = self._get_tree()
-        distances, ids = tree.query(host_MC, k=[*range(1, k + 1)], workers=-1)
+        tree, workers = self._get_tree(), _workers(host_MC)
+        distances, ids = tree.query(host_MC, k=[*range(1, k + 1)], workers=workers)
         # The tree breaks ties by where a row landed in it, so each ball is counted again, a hair wider.
         radius_M = distances[:, -1] * (1 + 1e-9)
-        within_M = np.asarray(tree.query_ball_point(host_MC, radius_M, return_length=True, workers=-1))
+        within_M = np.asarray(tree.query_ball_point(host_MC, radius_M, return_length=True, workers=workers))
         crowded = np.flatnonzero(within_M > k).tolist()
         rivals = [(m, np.asarray(tree.query_ball_point(host_MC[m], radius_M[m]), np.int64)) for m in crowded]
         return ids.astype(np.int64), rivals
@@ -232,6 +236,11 @@ class NearestToken(nn.Module):
         # A model moved to bfloat16 must not take the table along: rounded rows coincide, and words are lost.
         self.table_VC = table_VC.to(self.table_VC.device)
         return self
+
+
+def _workers(host_MC: _Singles) -> int:
+    """Threads of a search: all for many codes; for few, to start them takes longer than to search."""
+    return -1 if len(host_MC) > FEW_CODES else 1
 
 
 def _checked_tolerance(tolerance: float) -> float:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from r3mem.components import Description
 from r3mem.errors import RecallError
@@ -60,6 +61,18 @@ class TextSide(ABC):
     @abstractmethod
     def use(self, decoder: Decoder) -> None:
         """Read with this decoder from now on: the one before at another ratio."""
+
+    def at(self, decoder: Decoder) -> TextSide:
+        """The same with another decoder, everything else shared.
+
+        Args:
+            decoder: The decoder at another ratio.
+        """
+        made = copy(self)
+        if isinstance(made, nn.Module):
+            made._modules = dict(made._modules)  # A copy's own, or both would have the other decoder.
+        made.use(decoder)
+        return made
 
     @abstractmethod
     def identity(self) -> tuple[Description, Mapping[str, Any]]:

@@ -63,25 +63,33 @@ class Likelihood(Searcher, Generic[Kept]):
         """What is kept of a batch of passages, given as token ids."""
 
     @abstractmethod
+    def _positions(self, kept: Kept) -> int:
+        """Position behind the longest passage of a batch, where a query is read."""
+
+    def _read(self, n_tokens: int) -> int:
+        """Positions that indexing a passage of so many tokens takes."""
+        return n_tokens
+
+    @abstractmethod
     def _logits(self, kept: Kept, query: Segments) -> Tensor:
         """Next-token logits ``BNV`` at a query's tokens; row b follows passage b, and all rows are alike."""
 
     @torch.no_grad()
     def _index(self, passages: list[str]) -> None:
         tokens = [self._tokens(passage) for passage in passages]
-        self._longest = max(map(len, tokens))
-        self._check_fits(0)
+        self._check_fits(max(self._read(len(row)) for row in tokens), 0)
         by_length = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         self._kept = []
         with evaluating(self._module):
             for at in range(0, len(by_length), self.batch):
                 numbers = by_length[at : at + self.batch]
                 self._kept.append((numbers, self._keep([tokens[i] for i in numbers])))
+        self._longest = max(self._positions(kept) for _, kept in self._kept)
 
     @torch.no_grad()
     def _scores(self, query: str) -> list[float]:
         given, scored = self.split(query)
-        self._check_fits(len(given) + len(scored))
+        self._check_fits(self._longest, len(given) + len(scored))
         ids_N = torch.tensor(given + scored, device=self._backbone.device)
         out = [0.0] * self.n_passages
         with evaluating(self._module):
@@ -112,10 +120,10 @@ class Likelihood(Searcher, Generic[Kept]):
     def _tokens(self, text: str) -> list[int]:
         return list(self._backbone.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
-    def _check_fits(self, n_query: int) -> None:
-        most = self._backbone.max_positions
-        if self._longest + n_query > most:
-            raise InputError(
-                f"a passage of {self._longest} tokens with a query of {n_query} does not fit the {most} positions of "
-                f"{self._backbone.name}: cut passages into smaller ones before indexing"
-            )
+    def _check_fits(self, longest: int, n_query: int) -> None:
+        self._backbone.check_fits(
+            longest + n_query,
+            f"a passage of {longest} positions and a query of {n_query} tokens",
+            f"it does not fit the {self._backbone.max_positions} positions; cut passages into smaller ones before "
+            "indexing, or shorten the query",
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from r3mem.backbone import Backbone
+from r3mem.evaluation_mode import evaluating
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.model import R3Mem
 from r3mem.query_template import TEMPLATE
@@ -48,13 +49,16 @@ class QueryLikelihood(Likelihood[MemoryState]):
         return self.model
 
     def _index(self, passages: list[str]) -> None:
-        with self.model.at_ratio(self.ratio):
+        with evaluating(self.model), self.model.at_ratio(self.ratio):
             super()._index(passages)
 
     def _keep(self, rows: list[list[int]]) -> MemoryState:
         own = self.model.step(Segments.pad(rows, self._backbone.device), None, logits=False).state.detach()
         # As a stored memory is read: not more slots than a state may hold.
         return self.model.compressor.next_state(self._backbone, None, own)
+
+    def _positions(self, kept: MemoryState) -> int:
+        return int(self.model.compressor.read(kept).start_B.max())
 
     def _logits(self, kept: MemoryState, query: Segments) -> Tensor:
         return self.model.likelihood(query, kept)

@@ -54,6 +54,12 @@ class TextLikelihood(Likelihood[list[list[int]]]):
     def _keep(self, rows: list[list[int]]) -> list[list[int]]:
         return [row[: slots_needed(len(row), self.ratio)] for row in rows]
 
+    def _positions(self, kept: list[list[int]]) -> int:
+        return max(map(len, kept))
+
+    def _read(self, n_tokens: int) -> int:
+        return slots_needed(n_tokens, self.ratio)
+
     def _logits(self, kept: list[list[int]], query: Segments) -> Tensor:
         device, ids = query.ids_BN.device, query.ids_BN[0].tolist()
         with nullcontext() if self.adapters else self.backbone.adapters_off():

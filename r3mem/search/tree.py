@@ -99,7 +99,7 @@ class TreeSearch:
             by_ratio.setdefault(memories[d].levels[memories[d].nodes[i].level].ratio, []).append((d, i))
         hits = []
         for ratio, mine in by_ratio.items():
-            with self.model.at_ratio(ratio), evaluating(self.model):
+            with evaluating(self.model), self.model.at_ratio(ratio):
                 for start in range(0, len(mine), self.batch):
                     part = mine[start : start + self.batch]
                     query = Segments.pad([asked] * len(part), self.model.backbone.device)

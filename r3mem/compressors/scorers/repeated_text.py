@@ -14,7 +14,7 @@ from torch import Tensor
 
 from r3mem.attention import Observed, View
 from r3mem.compressors.scorers.base import Scorer
-from r3mem.errors import ConfigError, InputError
+from r3mem.errors import ConfigError
 from r3mem.memory import Segments
 from r3mem.prefix import Prefix
 
@@ -119,9 +119,8 @@ class RepeatedText(Scorer):
         return Segments.pad(rows, text.ids_BN.device)
 
     def _check_length(self, observed: Observed, prefix: Prefix, repeat: Segments) -> None:
-        longest, limit = int((prefix.start_B + repeat.lengths_B).max()), observed.read.max_positions
-        if longest > limit:
-            raise InputError(
-                f"a text and its repeat need {longest} positions, {observed.read.name} has {limit}: cut texts into "
-                "shorter segments (hierarchy.segment_tokens), or repeat fewer tokens at a time (chunk)"
-            )
+        observed.read.check_fits(
+            int((prefix.start_B + repeat.lengths_B).max()),
+            "a text and its repeat",
+            "cut texts into shorter segments (hierarchy.segment_tokens), or repeat fewer tokens at a time (chunk)",
+        )
