@@ -77,21 +77,30 @@ def plain_head(model: PreTrainedModel, run: Callable[[], Tensor | None]) -> nn.L
     return found if torch.equal(logits.to(expected.dtype), expected) else None
 
 
-def digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A short digest of the architecture, a sample of every weight, and the vocabulary.
+def digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype | None = None) -> str:
+    """A short digest of the architecture, a sample of every weight, and the vocabulary; adapters do not count.
 
     Weights count as they are held: in another precision or quantised to 4 bits, a model writes other memories and reads
     others back, so that it is another.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        dtype: Take the weights as if they were held in this, coarser precision.
     """
     digest = hashlib.blake2b(digest_size=8)
     digest.update(type(model).__name__.encode())
     # What a quantised layer keeps beside its weight is named by its library's version, and follows from the weight.
     held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     for name, weight in model.state_dict().items():
-        if name not in held:
+        if name not in held or ".lora_" in name:
             continue
         flat = weight.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.float32)
+        sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu")
+        if dtype is not None and sample.is_floating_point():
+            sample = sample.to(dtype)
+        sample = sample.to(torch.float32)
+        name = name.replace(".base_layer.", ".")  # PEFT's name for what carries an adapter.
         digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     digest.update(repr(vocabulary).encode())

@@ -1,0 +1,110 @@
+"""Digests of what is stored, kept beside it: damage is found when it is read, and never taken for what was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from r3mem.errors import InputError
+
+SEAL = "digest"
+RESTORE = "take an undamaged copy, or make it again"
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """SHA-256 of tensors by name, bit for bit, and of the text that goes with them.
+
+    Args:
+        tensors: On any device.
+        about: Plain text; an earlier digest in it does not count.
+    """
+    state = hashlib.sha256()
+    state.update(_canonical({key: text for key, text in about.items() if key != SEAL}))
+    for name, tensor in sorted(tensors.items()):
+        state.update(_canonical([name, str(tensor.dtype), list(tensor.shape)]))
+        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data with its digest under ``digest``.
+
+    Args:
+        content: What JSON can hold.
+    """
+    return {**content, SEAL: _digest(content)}
+
+
+def read_sealed(path: Path, kind: str, required: bool = False) -> dict[str, Any]:
+    """What is in a JSON file of :func:`sealed`, the digest still in it where there is one.
+
+    Args:
+        path: The file.
+        kind: What it should be, named in errors.
+        required: Whether a file without a digest is refused.
+
+    Raises:
+        InputError: No such file, no JSON object, or not what was written.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{kind} {path}: cannot be read ({error}): {RESTORE}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{kind} {path}: not a JSON object but a {type(content).__name__}: {RESTORE}")
+    if not is_whole(content, required):
+        raise InputError(
+            f"{kind} {path}: damaged, or changed after it was written; its content does not match its digest: {RESTORE}"
+        )
+    return content
+
+
+def is_whole(content: Mapping[str, Any], required: bool = True) -> bool:
+    """Whether plain data is what :func:`sealed` was given.
+
+    Args:
+        content: With its digest.
+        required: What to say of data without a digest: False takes it as whole.
+    """
+    if SEAL not in content:
+        return not required
+    return bool(content[SEAL] == _digest(content))
+
+
+def check_sealed(about: Mapping[str, Any], since: bool, where: str, more: str = "") -> None:
+    """Refuse what has lost its digest; warn of what an earlier version wrote, which had none.
+
+    Args:
+        about: What was read.
+        since: Whether its format has digests.
+        where: Named in messages.
+        more: What else the earlier format lacks.
+
+    Raises:
+        InputError: There should be one.
+    """
+    if SEAL in about:
+        return
+    if since:
+        raise InputError(f"{where}: damaged, its digest is missing: {RESTORE}")
+    warnings.warn(
+        f"{where} was written before files had digests: damage to it would not be noticed{more}; load and save it "
+        "again to protect it from now on",
+        stacklevel=3,
+    )
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    kept = {key: value for key, value in content.items() if key != SEAL}
+    return hashlib.sha256(_canonical(kept)).hexdigest()
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode() + b"\n"
