@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
-import tempfile
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +15,7 @@ from r3mem.cache import cache_folder
 from r3mem.cpu_precision import is_slow, slowdown
 from r3mem.errors import ConfigError, InputError
 from r3mem.four_bit import checked, four_bit_options, quantising
+from r3mem.scratch_folder import scratch_beside
 from r3mem.wheel import WHEEL, file_in_wheel
 
 log = logging.getLogger(__name__)
@@ -46,18 +45,15 @@ def unpacked_gguf(path: Path) -> Path:
     fresh = type(loaded)(config)
     fresh.load_state_dict(loaded.state_dict())
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
-    try:
-        fresh.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        scratch.chmod(0o755)
+    with scratch_beside(folder) as scratch:
+        made = scratch / "made"
+        fresh.save_pretrained(made)
+        tokenizer.save_pretrained(made)
         try:
-            scratch.rename(folder)
+            made.rename(folder)
         except OSError:
             if not (folder / "config.json").is_file():
                 raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 

@@ -42,13 +42,12 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, SEAL: _digest(content)}
 
 
-def read_sealed(path: Path, kind: str, required: bool = False) -> dict[str, Any]:
-    """What is in a JSON file of :func:`sealed`, the digest still in it where there is one.
+def read_sealed(path: Path, kind: str) -> dict[str, Any]:
+    """What is in a JSON file of :func:`sealed`, the digest still in it; one without digest is taken as it is.
 
     Args:
         path: The file.
         kind: What it should be, named in errors.
-        required: Whether a file without a digest is refused.
 
     Raises:
         InputError: No such file, no JSON object, or not what was written.
@@ -59,23 +58,20 @@ def read_sealed(path: Path, kind: str, required: bool = False) -> dict[str, Any]
         raise InputError(f"{kind} {path}: cannot be read ({error}): {RESTORE}") from error
     if not isinstance(content, dict):
         raise InputError(f"{kind} {path}: not a JSON object but a {type(content).__name__}: {RESTORE}")
-    if not is_whole(content, required):
+    if SEAL in content and not is_whole(content):
         raise InputError(
             f"{kind} {path}: damaged, or changed after it was written; its content does not match its digest: {RESTORE}"
         )
     return content
 
 
-def is_whole(content: Mapping[str, Any], required: bool = True) -> bool:
+def is_whole(content: Mapping[str, Any]) -> bool:
     """Whether plain data is what :func:`sealed` was given.
 
     Args:
-        content: With its digest.
-        required: What to say of data without a digest: False takes it as whole.
+        content: With its digest; without one it is not.
     """
-    if SEAL not in content:
-        return not required
-    return bool(content[SEAL] == _digest(content))
+    return bool(content.get(SEAL) == _digest(content))
 
 
 def check_sealed(about: Mapping[str, Any], since: bool, where: str, more: str = "") -> None:
