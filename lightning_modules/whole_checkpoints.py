@@ -66,9 +66,13 @@ class WholeCheckpoints(TorchCheckpointIO):
         Raises:
             InputError: The file is damaged.
         """
-        if "://" not in str(path) and Path(path).is_file():
-            check_whole(Path(path))
-        return super().load_checkpoint(path, *options, **named)
+        if "://" in str(path) or not Path(path).is_file():
+            return super().load_checkpoint(path, *options, **named)
+        check_whole(Path(path))
+        try:
+            return super().load_checkpoint(path, *options, **named)
+        except DAMAGE as error:
+            raise _unreadable(Path(path), error) from error
 
 
 def check_whole(path: Path) -> None:
@@ -84,6 +88,10 @@ def check_whole(path: Path) -> None:
         raise InputError(f"checkpoint {path} is not whole ({error}), it may be truncated: {ADVICE}") from error
     if damaged is not None:
         raise InputError(f"checkpoint {path} is damaged ({damaged} does not match its checksum): {ADVICE}")
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"checkpoint {path} cannot be read ({' '.join(str(error).split())[:120]}): {ADVICE}")
 
 
 def step_of(path: Path, needed: Iterable[str] = TRAINING_STATE, weights_only: bool = True) -> int:
@@ -106,8 +114,7 @@ def read_whole(path: Path, needed: Iterable[str] = TRAINING_STATE, weights_only:
     try:
         saved = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
     except (pickle.UnpicklingError, AttributeError, TypeError, *DAMAGE) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"checkpoint {path} cannot be read ({reason}): {ADVICE}") from error
+        raise _unreadable(path, error) from error
     missing = [name for name in needed if name not in saved] if isinstance(saved, dict) else list(needed)
     if missing:
         raise InputError(f"checkpoint {path} lacks {', '.join(missing)}: take one that a run saved whole; {ADVICE}")

@@ -1,7 +1,7 @@
 """``index.jsonl``: which file of a folder holds which document's memory.
 
-One line a document, in order: ``document`` (its number), ``origin`` (where its text stood), ``file``; then ``of`` (how many
-lines there are) and ``digest`` (of this line and the one before), so that a line that was lost or changed is found.
+One line a document, in order: ``document`` (its number), ``origin`` (where its text stood), ``file``; then ``of`` (how
+many lines there are) and ``digest`` (of this line and the one before): a line that was lost or changed is found.
 """
 
 from __future__ import annotations

@@ -62,7 +62,11 @@ def check_layout(tensors: Mapping[str, Tensor], about: Mapping[str, str], where:
 
 
 def _fault(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str | None:
-    share_dims, ratio, group = int(about["share_dims"]), int(about["ratio"]), json.loads(about.get("scale_group", "null"))
+    share_dims, ratio, group = (
+        int(about["share_dims"]),
+        int(about["ratio"]),
+        json.loads(about.get("scale_group", "null")),
+    )
     data_TKD, share_scale_TK, rest_scale_TK = tensors["data"], tensors["share_scale"], tensors["rest_scale"]
     lengths_T, sizes_T = tensors["lengths"], tensors["correction_bytes"]
     if about["precision"] not in PRECISIONS or data_TKD.dtype != getattr(torch, about["precision"]):

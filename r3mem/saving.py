@@ -199,12 +199,12 @@ def _check_backbone(backbone: Backbone, expected: str, saved: dict[str, Any], so
     if backbone.dtype != "float32":
         raise FingerprintError(
             f"{source} was trained in {dtype}, and whether {backbone.name} in {backbone.dtype} is its backbone cannot "
-            f"be told: leave dtype out, or pass dtype={'float32'!r}"
+            f"be told: leave dtype out, or pass dtype='float32'"
         )
     if backbone_digest(backbone.base, backbone.tokenizer, DTYPES[dtype]) != expected:
         raise FingerprintError(
-            f"{source} was trained on backbone {expected} in {dtype}, and {backbone.name} is another, in that precision "
-            "too: pass name= of the backbone it was trained on"
+            f"{source} was trained on backbone {expected} in {dtype}, and {backbone.name} is another, in that "
+            "precision too: pass name= of the backbone it was trained on"
         )
 
 

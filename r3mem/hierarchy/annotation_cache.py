@@ -92,7 +92,7 @@ class AnnotationCache:
                     "(key BLOB PRIMARY KEY, found TEXT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID"
                 )
                 yield database
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"{self.path}: entities cannot be kept there ({error}). Delete the file if it is damaged, set "
                 "R3MEM_CACHE to a folder that can be written, or pass EntityFinder(cache=False)"
