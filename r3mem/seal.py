@@ -39,7 +39,9 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         content: What JSON can hold.
     """
-    return {**content, SEAL: _digest(content)}
+    # As it will be read: with text for keys and lists for tuples.
+    read: dict[str, Any] = json.loads(json.dumps(content))
+    return {**read, SEAL: _digest(read)}
 
 
 def read_sealed(path: Path, kind: str) -> dict[str, Any]:
@@ -104,3 +106,33 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def _canonical(content: Any) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file directly in a folder, by name.
+
+    Args:
+        folder: The folder.
+    """
+    return {path.name: _file_digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def damaged_file(folder: Path, digests: Mapping[str, str]) -> str | None:
+    """The first file that is missing or not what it was; None if all are.
+
+    Args:
+        folder: The folder.
+        digests: What :func:`file_digests` gave.
+    """
+    for name, digest in digests.items():
+        if not (folder / name).is_file() or _file_digest(folder / name) != digest:
+            return name
+    return None
+
+
+def _file_digest(path: Path) -> str:
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 22):
+            state.update(part)
+    return state.hexdigest()
