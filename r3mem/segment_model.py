@@ -167,16 +167,20 @@ class SegmentModel(nn.Module):
         read; one of the same class with other settings, other weights or other adapters is read with a warning.
         Adapters that change nothing, such as untrained ones, are ``none``.
         """
-        keep = not self.training
         return {
             "backbone": self.backbone.fingerprint,
             "stack": saving.digest(*self.exact.identity()),
             "prior": "none" if self.exact.prior is None else saving.digest(describe(self.exact.prior)),
             "compressor": self._compressor_name(),
+            **self._weight_names(),
+        }
+
+    def _weight_names(self) -> dict[str, str]:
+        """Of `WEIGHT_NAMES`; kept while nothing trains."""
+        compressor, keep = [self.compressor, self.level_embedding], not self.training
+        return {
             "adapters": self._adapters.of([self.backbone], self._adapter_weights, self._adapters_name, keep),
-            "weights": self._weights.of(
-                [self.compressor, self.level_embedding], self._compressor_weights, _weights_name, keep
-            ),
+            "weights": self._weights.of(compressor, self._compressor_weights, _weights_name, keep),
         }
 
     def train(self, mode: bool = True) -> SegmentModel:
@@ -433,7 +437,7 @@ class SegmentModel(nn.Module):
 
     def _other_weights(self, memory: Memory) -> list[str]:
         """Which of `WEIGHT_NAMES` differ from those that wrote a memory, as far as it says."""
-        own = self.fingerprint
+        own = self._weight_names()
         return [part for part in WEIGHT_NAMES if memory.fingerprint.get(part, own[part]) != own[part]]
 
     def _check_readable(self, memory: Memory) -> None:
