@@ -59,11 +59,12 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str])
     Args:
         tensors: What to write.
         path: Where; nothing may be there yet.
-        about: Plain text that goes with the tensors; a digest of all of it is added.
+        about: Plain text that goes with the tensors. Files of one text are alike byte for byte; safetensors writes
+            several in any order.
     """
     path.touch(exist_ok=False)
     mode = path.stat().st_mode
-    save_file(tensors, path, metadata={**about, SEAL: tensors_digest(tensors, about)})
+    save_file(tensors, path, metadata=about)
     path.chmod(mode)
     with path.open("rb+") as file:
         os.fsync(file.fileno())
@@ -74,14 +75,14 @@ def write_whole(tensors: dict[str, Tensor], about: dict[str, str], path: Path) -
 
     Args:
         tensors: What to write.
-        about: Plain text that goes with the tensors.
+        about: Plain text that goes with the tensors; a digest of both is added.
         path: Where; folders are made.
 
     Raises:
         InputError: If the disk refuses.
     """
     with replacing(path) as written:
-        write_tensors(tensors, written, about)
+        write_tensors(tensors, written, {**about, SEAL: tensors_digest(tensors, about)})
 
 
 def read_whole(path: Path, kind: str, digest: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:

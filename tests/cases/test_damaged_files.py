@@ -155,6 +155,13 @@ def test_a_model(saved: R3Mem, tmp_path: Path, name: str) -> None:
     assert told(folder / name, FLIPS, lambda: R3Mem.from_pretrained(folder), same) > 2 * FLIPS
 
 
+def test_a_model_is_written_alike_each_time(saved: R3Mem, tmp_path: Path) -> None:
+    for number in range(8):
+        saved.save_pretrained(tmp_path / str(number))
+        for name in ("r3mem.json", "r3mem.safetensors"):
+            assert (tmp_path / str(number) / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+
+
 def test_weights_of_one_model_beside_the_description_of_another(saved: R3Mem, tmp_path: Path) -> None:
     """As a reader may find them between the two renames of a second export into the same folder."""
     with torch.no_grad():
