@@ -14,14 +14,13 @@ import torch
 from harness import console
 from methods import compressor_of, has_maps
 from no_words import NoWords
-from safetensors.torch import load_file
 from training import Cost, keep_training, train, trained_before
 
 from r3mem import Backbone, MemoryState, R3Mem, Segments
 from r3mem.components import describe
 from r3mem.objectives import forward_nll, spelling_nll
 from r3mem.reversible import PositionBinding, ReversibleStack
-from r3mem.saving import WEIGHTS, load_own_state
+from r3mem.saving import load_own_state, read_weights
 
 # The reader of raw text; all other methods are files of configs/model/.
 RAW = "raw"
@@ -136,7 +135,7 @@ def trained(
     }  # fmt: skip
     before = trained_before(folder, settings)
     if folder is not None and before is not None:
-        load_own_state(model, load_file(folder / WEIGHTS))
+        load_own_state(model, read_weights(folder))
         console.print(f"{method}: trained before, loaded from {folder}")
         return Cost(**before)
     order = random.Random(seed)

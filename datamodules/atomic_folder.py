@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +16,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock
 
 from r3mem.errors import InputError
+from r3mem.scratch_folder import scratch_beside
 
 
 def folder_for(root: Path, key: dict[str, Any]) -> Path:
@@ -51,8 +50,6 @@ def make_once(folder: Path, write: Callable[[Path], None]) -> bool:
         with FileLock(root / f"{folder.name}.lock"):
             if folder.is_dir():
                 return False
-            for leftover in root.glob(f".{folder.name}-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
             make(folder, write)
     except OSError as error:
         raise InputError(
@@ -64,20 +61,18 @@ def make_once(folder: Path, write: Callable[[Path], None]) -> bool:
 
 def make(folder: Path, write: Callable[[Path], None]) -> None:
     """Write a folder under another name and rename it when it is complete."""
-    scratch = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-    scratch.mkdir()
-    try:
-        write(scratch)
-        _sync(scratch)
+    with scratch_beside(folder) as scratch:
+        made = scratch / "made"
+        made.mkdir()
+        write(made)
+        _sync(made)
         try:
-            scratch.rename(folder)
+            made.rename(folder)
         except OSError:
             # Another rank, on a disk without locks, was first: its cache has the same content.
             if not folder.is_dir():
                 raise
         _sync(folder.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def flush(file: BinaryIO) -> None:

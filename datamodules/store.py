@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -29,6 +30,7 @@ from datamodules.atomic_folder import flush, folder_for, make_once
 from datamodules.ragged import Ragged, RaggedWriter
 from datamodules.sources import Source
 from r3mem.errors import InputError
+from r3mem.seal import damaged_file, file_digests, is_whole, sealed
 
 FORMAT_VERSION = 2
 REPORT_SECONDS = 60.0
@@ -70,10 +72,11 @@ class DocumentStore(ABC):
 
     Args:
         folder: A complete store.
-        reused: Whether it was there before this run, for the report.
+        reused: Whether it was there before this run. Then its files are compared with their digests, by one process of
+            each machine.
 
     Raises:
-        InputError: If its files do not agree with each other.
+        InputError: If its files do not agree with each other, or are not what was written.
     """
 
     #: Type of each column; None for the smallest that holds every id of the tokenizer.
@@ -83,6 +86,8 @@ class DocumentStore(ABC):
         self.folder = folder
         try:
             self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            if reused and _is_first_process():
+                _check_files(folder, self.meta)
             self.report = StoreReport(**{**self.meta["report"], "reused": reused})
             self.columns = {name: Ragged(folder, name) for name in self.types}
             sizes = {name: [len(column), column.total] for name, column in self.columns.items()}
@@ -213,10 +218,17 @@ class StoreWriter(ABC, Generic[MappedT]):
         cut_at = self.max_documents if self._cut else None
         seconds, tokens = time.monotonic() - began, columns[self.tokens_in].total
         report = StoreReport(len(digests), tokens, dict(self.left_out), cut_at, seconds, False)
+        files = file_digests(folder)
         with (folder / "meta.json").open("wb") as file:
             sizes = {name: [len(column), column.total] for name, column in columns.items()}
-            meta = {"source": self.source.spec, "report": asdict(report), "columns": sizes, **self.meta()}
-            file.write(json.dumps(meta, indent=1).encode())
+            meta = {
+                "source": self.source.spec,
+                "report": asdict(report),
+                "columns": sizes,
+                "files": files,
+                **self.meta(),
+            }
+            file.write(json.dumps(sealed(meta), indent=1).encode())
             flush(file)
 
     def _fill(self, columns: dict[str, RaggedWriter]) -> list[int]:
@@ -244,6 +256,20 @@ class StoreWriter(ABC, Generic[MappedT]):
                 self._cut = True
                 return
             yield mapped
+
+
+def _check_files(folder: Path, meta: dict[str, Any]) -> None:
+    """Raise ValueError where a file is not what was written; earlier versions kept no digests."""
+    if "files" in meta and not is_whole(meta):
+        raise ValueError("meta.json does not match its digest")
+    damaged = damaged_file(folder, meta.get("files", {}))
+    if damaged is not None:
+        raise ValueError(f"{damaged} does not match its digest")
+
+
+def _is_first_process() -> bool:
+    """Whether this is the first process of a run on its machine; the others read the same files."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "SLURM_LOCALID"))
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import pickle
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,15 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
 from r3mem.errors import InputError
-from r3mem.tensor_file import remove_leftovers, replacing
+from r3mem.tensor_file import replacing
 
 #: What training goes on from; a checkpoint saved with ``save_weights_only`` has less.
 TRAINING_STATE = ("state_dict", "global_step", "loops", "optimizer_states", "lr_schedulers")
+#: What zipfile raises for damaged files: a flipped bit may call a part encrypted, or compressed in some way.
+DAMAGE = (
+    zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError, KeyError, IndexError, OverflowError, struct.error,
+    zlib.error, lzma.LZMAError,
+)  # fmt: skip
 ADVICE = "--ckpt_path latest takes the latest whole checkpoint of the run"
 
 
@@ -42,7 +50,6 @@ class WholeCheckpoints(TorchCheckpointIO):
         # Serialised first: what the disk refuses is then an error of the operating system's, not one of torch's.
         serialised, path = io.BytesIO(), Path(path)
         torch.save(checkpoint, serialised)
-        remove_leftovers(path)
         try:
             with replacing(path) as written, written.open("wb") as file:
                 file.write(serialised.getbuffer())
@@ -59,9 +66,13 @@ class WholeCheckpoints(TorchCheckpointIO):
         Raises:
             InputError: The file is damaged.
         """
-        if "://" not in str(path) and Path(path).is_file():
-            check_whole(Path(path))
-        return super().load_checkpoint(path, *options, **named)
+        if "://" in str(path) or not Path(path).is_file():
+            return super().load_checkpoint(path, *options, **named)
+        check_whole(Path(path))
+        try:
+            return super().load_checkpoint(path, *options, **named)
+        except DAMAGE as error:
+            raise _unreadable(Path(path), error) from error
 
 
 def check_whole(path: Path) -> None:
@@ -73,10 +84,14 @@ def check_whole(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as parts:
             damaged = parts.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except DAMAGE as error:
         raise InputError(f"checkpoint {path} is not whole ({error}), it may be truncated: {ADVICE}") from error
     if damaged is not None:
         raise InputError(f"checkpoint {path} is damaged ({damaged} does not match its checksum): {ADVICE}")
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"checkpoint {path} cannot be read ({' '.join(str(error).split())[:120]}): {ADVICE}")
 
 
 def step_of(path: Path, needed: Iterable[str] = TRAINING_STATE, weights_only: bool = True) -> int:
@@ -98,9 +113,8 @@ def read_whole(path: Path, needed: Iterable[str] = TRAINING_STATE, weights_only:
     check_whole(path)
     try:
         saved = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"checkpoint {path} cannot be read ({reason}): {ADVICE}") from error
+    except (pickle.UnpicklingError, AttributeError, TypeError, *DAMAGE) as error:
+        raise _unreadable(path, error) from error
     missing = [name for name in needed if name not in saved] if isinstance(saved, dict) else list(needed)
     if missing:
         raise InputError(f"checkpoint {path} lacks {', '.join(missing)}: take one that a run saved whole; {ADVICE}")

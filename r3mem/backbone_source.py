@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-import shutil
-import tempfile
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,8 +16,11 @@ from r3mem.cache import cache_folder
 from r3mem.cpu_precision import is_slow, slowdown
 from r3mem.errors import ConfigError, InputError
 from r3mem.four_bit import checked, four_bit_options, quantising
+from r3mem.scratch_folder import scratch_beside
+from r3mem.seal import damaged_file, file_digests, read_sealed, sealed
 from r3mem.wheel import WHEEL, file_in_wheel
 
+DIGESTS = "digests.json"
 log = logging.getLogger(__name__)
 
 
@@ -36,6 +38,7 @@ def unpacked_gguf(path: Path) -> Path:
     digest = hashlib.blake2b(head + str(stat.st_size).encode(), digest_size=8).hexdigest()
     folder = cache_folder("backbones") / f"{path.stem}-{digest}"
     if (folder / "config.json").is_file():
+        _check_unpacked(folder)
         return folder
     log.info("unpacking %s once into %s", path.name, folder)
     loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
@@ -46,19 +49,28 @@ def unpacked_gguf(path: Path) -> Path:
     fresh = type(loaded)(config)
     fresh.load_state_dict(loaded.state_dict())
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
-    try:
-        fresh.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        scratch.chmod(0o755)
+    with scratch_beside(folder) as scratch:
+        made = scratch / "made"
+        fresh.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        told = json.dumps(sealed({"files": file_digests(made)}), indent=1)
+        (made / DIGESTS).write_text(told + "\n", encoding="utf-8")
         try:
-            scratch.rename(folder)
+            made.rename(folder)
         except OSError:
             if not (folder / "config.json").is_file():
                 raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _check_unpacked(folder: Path) -> None:
+    """Refuse weights that are not those that were unpacked; earlier versions kept no digests."""
+    if not (folder / DIGESTS).is_file():
+        return
+    digests = read_sealed(folder / DIGESTS, "unpacked backbone").get("files", {})
+    damaged = damaged_file(folder, digests)
+    if damaged is not None:
+        raise InputError(f"backbone {folder / damaged}: missing or damaged; delete {folder}, it is made anew")
 
 
 def load(

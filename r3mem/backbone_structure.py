@@ -78,7 +78,7 @@ def plain_head(model: PreTrainedModel, run: Callable[[], Tensor | None]) -> nn.L
 
 
 def digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A short digest of the architecture, a sample of every weight, and the vocabulary.
+    """A short digest of the architecture, a sample of every weight, and the vocabulary; adapters do not count.
 
     Weights count in bfloat16, so that a model is the same in float32: it reads the memories of either precision, and
     words come back the same. Quantised to 4 bits it is another.
@@ -88,10 +88,11 @@ def digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     # What a quantised layer keeps beside its weight is named by its library's version, and follows from the weight.
     held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     for name, weight in model.state_dict().items():
-        if name not in held:
+        if name not in held or ".lora_" in name:
             continue
         flat = weight.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // 64)][:64].to("cpu", torch.bfloat16).float()
+        name = name.replace(".base_layer.", ".")  # PEFT's name for what carries an adapter.
         digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     digest.update(repr(vocabulary).encode())

@@ -85,6 +85,13 @@ def set_mode(module: nn.Module, training: bool) -> bool:
         return True
 
 
+def is_training(module: nn.Module) -> bool:
+    """Whether a module is in training mode, or goes back to it when the calls that run have ended."""
+    with _GUARD:
+        held = _HELD.get(id(module))
+        return module.training if held is None else held.mode
+
+
 def _parts(module: nn.Module) -> list[nn.Module]:
     """A module and all that is inside, each once; ``modules()`` takes some twenty times as long."""
     found: dict[int, nn.Module] = {id(module): module}

@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r3mem.errors import FingerprintError, InputError
+from r3mem.errors import InputError
 from r3mem.folded import Folded, carried
+from r3mem.memory_layout import check_layout, check_version
+from r3mem.seal import check_sealed
 from r3mem.tensor_file import read_whole, write_whole
 
-FORMAT = 1
-PARTS = {
-    "data", "share_scale", "rest_scale", "lengths", "digests", "wrong", "corrections", "correction_bytes",
-}  # fmt: skip
+#: Format 1 had no digest, and did not say which adapters and weights wrote.
+FORMAT = 2
+UNNAMED = ", nor does it say by which adapters it was written"
 
 
 def slots_needed(n_tokens: int, ratio: int) -> int:
@@ -170,8 +171,8 @@ class Memory:
         ratio: Text tokens per virtual token.
         corrections: Packed corrections of each segment.
         digests: signed 64-bit digest of each segment's token ids.
-        fingerprint: Names of what the memory can be read by: ``backbone``, ``stack``, ``prior`` and
-            ``compressor``.
+        fingerprint: Names of what wrote the memory: ``backbone``, ``stack``, ``prior``, ``compressor`` (its settings),
+            ``adapters`` and ``weights`` (the compressor's). The first three decide whether it can be recalled.
         wrong: Tokens of each segment that the slots alone give wrongly, before corrections.
         scale_group: Coordinates of such a group; None where the rest has one unit.
         folded: The state after the first records, so that it is not made anew; never stored or copied.
@@ -313,14 +314,8 @@ class Memory:
             raise InputError(f"memory {where}: not a memory of a plain text but of a tree; use TreeMemory.load")
         if "format" not in about or "precision" not in about:
             raise InputError(f"memory {where}: a safetensors file, but not a memory that r3mem saved")
-        if int(about["format"]) != FORMAT:
-            raise FingerprintError(
-                f"memory {where} is of format {about['format']}, this version reads format {FORMAT}: "
-                "retain the text again, or use the version that wrote it"
-            )
-        missing = sorted(PARTS - set(tensors))
-        if missing:
-            raise InputError(f"memory {where}: {', '.join(missing)} missing; retain the text again")
+        check_version(about["format"], FORMAT, f"memory {where}")
+        check_layout(tensors, about, f"memory {where}")
         packed = tensors["corrections"].to(torch.uint8).numpy().tobytes()
         pieces, at = [], 0
         for size in tensors["correction_bytes"].tolist():
@@ -344,8 +339,13 @@ class Memory:
     def load(cls, path: str | Path) -> Memory:
         """Read what :meth:`save` wrote.
 
+        Warns where the file is of a format without digest.
+
         Raises:
-            InputError: No such file, or not a memory.
+            InputError: No such file, not a memory, or not as it was written.
             FingerprintError: The file is of another format version.
         """
-        return cls.of_tensors(*read_whole(Path(path), "memory"), str(path))
+        tensors, about = read_whole(Path(path), "memory")
+        memory = cls.of_tensors(tensors, about, str(path))
+        check_sealed(about, about["format"] != "1", f"memory {path}", UNNAMED)
+        return memory

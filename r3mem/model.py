@@ -292,11 +292,14 @@ class R3Mem(SegmentModel):
         Args:
             source: Folder that :meth:`save_pretrained` wrote, a hub id it was pushed to, or ``r3mem:smollm2-135m``:
                 adapters that come with this package, trained to write and read selected keys and values.
-            **backbone_options: Replace arguments of the backbone, such as ``name`` where it lies elsewhere here.
+            **backbone_options: Replace arguments of the backbone, such as ``name`` where it lies elsewhere here, or
+                ``dtype="float32"`` where this machine is slow in the precision of training. Memories of one precision
+                are not read in another.
 
         Raises:
-            InputError: Nothing there, or not a saved model.
+            InputError: Nothing there, not a saved model, or not as it was written.
             FingerprintError: Of another format version, or trained on another backbone.
+            ConfigError: The backbone has no such argument, or a part of the model cannot be made.
         """
         return saving.load(source, cls, backbone_options)
 

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from r3mem.backbone import Backbone
 from r3mem.components import build, describe
 from r3mem.compressors import Compressor
-from r3mem.errors import FingerprintError, InputError
+from r3mem.errors import ConfigError, FingerprintError, InputError, R3MemError
 from r3mem.hierarchy import Hierarchy
 from r3mem.reversible import Decoder
 from r3mem.reversible.language_prior import LanguageModelPrior
-from r3mem.tensor_file import write_tensors, writing
+from r3mem.scratch_folder import scratch_beside
+from r3mem.seal import RESTORE, check_sealed, read_sealed, sealed, tensors_digest
+from r3mem.tensor_file import DAMAGE, read_whole, write_tensors, writing
+from r3mem.weight_names import WEIGHT_NAMES
 
 if TYPE_CHECKING:
     from r3mem.model import R3Mem
 
-FORMAT = 1
+#: Format 1 had no digests.
+FORMAT = 2
 ABOUT, WEIGHTS = "r3mem.json", "r3mem.safetensors"
+PLAIN = {"format": "pt"}
 SHIPPED = "r3mem:"
 
 
@@ -45,7 +49,9 @@ def version(model: R3Mem) -> str:
     A memory of another version can be recalled where backbone and stack are the same; what is read of it differs.
     """
     parts = {name: describe(getattr(model, name)) for name in ("compressor", "hierarchy")}
-    return digest({"fingerprint": model.fingerprint, **parts}, own_state(model))
+    # All weights follow by themselves.
+    names = {part: name for part, name in model.fingerprint.items() if part not in WEIGHT_NAMES}
+    return digest({"fingerprint": names, **parts}, own_state(model))
 
 
 def own_state(model: R3Mem) -> dict[str, Tensor]:
@@ -81,9 +87,13 @@ def load_own_state(model: R3Mem, state: dict[str, Tensor]) -> None:
 def save(model: R3Mem, folder: Path) -> None:
     """Write a model; the folder is whole or as it was before.
 
+    A process that is killed between the renames of the two files leaves a folder whose parts do not belong together:
+    the description has the digest of its weights, and the folder is refused.
+
     Raises:
         InputError: The disk is full, or nothing may be written there.
     """
+    tensors = {name: t.cpu().contiguous() for name, t in own_state(model).items()}
     about = {
         "format": FORMAT,
         "backbone_fingerprint": model.backbone.fingerprint,
@@ -92,20 +102,42 @@ def save(model: R3Mem, folder: Path) -> None:
         "decoder": describe(model.decoder),
         "hierarchy": describe(model.hierarchy),
         "prior": None if model.exact.prior is None else describe(model.exact.prior),
+        "weights": tensors_digest(tensors, PLAIN),
     }
-    tensors = {name: t.cpu().contiguous() for name, t in own_state(model).items()}
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            write_tensors(tensors, scratch / WEIGHTS, {"format": "pt"})
-            (scratch / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        with scratch_beside(folder) as scratch:
+            write_tensors(tensors, scratch / WEIGHTS, PLAIN)
+            (scratch / ABOUT).write_text(json.dumps(sealed(about), indent=2) + "\n", encoding="utf-8")
             folder.mkdir(exist_ok=True)
             # Weights first: without the description next to them they are not taken for a model.
             for name in (WEIGHTS, ABOUT):
                 (scratch / name).replace(folder / name)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Weights of a saved model, checked.
+
+    Args:
+        folder: What :func:`save` wrote.
+
+    Raises:
+        InputError: A file is missing or not as it was written.
+    """
+    return _read(folder, str(folder))[1]
+
+
+def _read(folder: Path, source: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not (folder / ABOUT).is_file() or not (folder / WEIGHTS).is_file():
+        raise InputError(f"{source}: no {ABOUT} and {WEIGHTS} there; give a folder that save_pretrained wrote")
+    about = read_sealed(folder / ABOUT, "model")
+    if about.get("format") not in range(1, FORMAT + 1):
+        raise FingerprintError(
+            f"{source} is of format {about.get('format')}, this version reads formats 1 to {FORMAT}: "
+            "use the version that wrote it"
+        )
+    check_sealed(about, about["format"] > 1, f"model {folder / ABOUT}")
+    return about, read_whole(folder / WEIGHTS, "model", about.get("weights"))[0]
 
 
 def load(source: str | Path, cls: type[R3Mem], backbone_options: dict[str, Any]) -> R3Mem:
@@ -115,31 +147,54 @@ def load(source: str | Path, cls: type[R3Mem], backbone_options: dict[str, Any])
         folder = _shipped(str(source))
     elif not folder.is_dir():
         folder = _from_hub(str(source))
-    if not (folder / ABOUT).is_file() or not (folder / WEIGHTS).is_file():
-        raise InputError(f"{source}: no {ABOUT} and {WEIGHTS} there; give a folder that save_pretrained wrote")
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    if about.get("format") != FORMAT:
-        raise FingerprintError(
-            f"{source} is of format {about.get('format')}, this version reads format {FORMAT}: "
-            "use the version that wrote it"
+    about, weights = _read(folder, str(source))
+    try:
+        model = _build(about, str(source), cls, backbone_options)
+    except (R3MemError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except (OSError, *DAMAGE) as error:
+        raise InputError(
+            f"{source}: what {ABOUT} describes cannot be built ({type(error).__name__}: {error}): {RESTORE}, or use "
+            "the version that wrote it"
+        ) from error
+    load_own_state(model, weights)
+    return model.eval()
+
+
+def _build(about: dict[str, Any], source: str, cls: type[R3Mem], backbone_options: dict[str, Any]) -> R3Mem:
+    saved = about["backbone"]["init_args"]
+    unknown = sorted(set(backbone_options) - set(inspect.signature(Backbone).parameters))
+    if unknown:
+        raise ConfigError(
+            f"the backbone takes no {', '.join(unknown)}: what can be replaced is {', '.join(sorted(saved))}"
         )
-    about["backbone"]["init_args"].update(backbone_options)
-    backbone: Backbone = build(about["backbone"], Backbone)
-    if backbone.fingerprint != about["backbone_fingerprint"]:
-        raise FingerprintError(
-            f"{source} was trained on backbone {about['backbone_fingerprint']}, but {backbone.name} is "
-            f"{backbone.fingerprint}: pass name= of the backbone it was trained on"
-        )
+    backbone: Backbone = build({**about["backbone"], "init_args": {**saved, **backbone_options}}, Backbone)
+    _check_backbone(backbone, about["backbone_fingerprint"], saved, source)
     prior = None if about["prior"] is None else build(about["prior"], LanguageModelPrior)
-    model = cls(
+    return cls(
         backbone,
         build(about["compressor"], Compressor),
         build(about["decoder"], Decoder),
         build(about["hierarchy"], Hierarchy),
         prior,
     )
-    load_own_state(model, load_file(folder / WEIGHTS))
-    return model.eval()
+
+
+def _check_backbone(backbone: Backbone, expected: str, saved: dict[str, Any], source: str) -> None:
+    """Refuse a model that the parts were not trained on. In float32 and in bfloat16 it is the same."""
+    if backbone.fingerprint == expected:
+        return
+    bits4 = bool(saved.get("load_in_4bit", False))
+    if bits4 != backbone.load_in_4bit:
+        raise FingerprintError(
+            f"{source} was trained on a backbone with load_in_4bit {bits4}, which {backbone.load_in_4bit} makes "
+            "another: leave load_in_4bit out"
+        )
+    advice = "" if backbone.dtype == saved["dtype"] else " and leave dtype out"
+    raise FingerprintError(
+        f"{source} was trained on backbone {expected} in {saved['dtype']}, but {backbone.name} in {backbone.precision} "
+        f"is {backbone.fingerprint}: pass name= of the backbone it was trained on{advice}"
+    )
 
 
 def push(model: R3Mem, repo_id: str, options: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ from r3mem.backbone import Backbone, Pass
 from r3mem.components import describe
 from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
-from r3mem.evaluation_mode import evaluating, set_mode
+from r3mem.evaluation_mode import evaluating, is_training, set_mode
 from r3mem.folded import keep
 from r3mem.hierarchy import Flat, Hierarchy, Refined
 from r3mem.lossless_tokens import lossless_ids
@@ -42,7 +42,9 @@ from r3mem.reversible import Decoder, PositionBinding, ReversibleStack
 from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.quantise import Precision, Quantised, dequantise, quantise
 from r3mem.reversible.text_side import Proof, TextSide
+from r3mem.weight_names import WEIGHT_NAMES, KeptName, Weights, acting, name_of
 
+LEVELS = "level embedding"
 Text = str | Sequence[int]
 
 
@@ -123,6 +125,7 @@ class SegmentModel(nn.Module):
         if self.level_embedding is not None:
             nn.init.zeros_(self.level_embedding.weight)
         self.exact = decoder.text_side(backbone, compressor, prior)
+        self._adapters, self._weights = KeptName(), KeptName()
 
     @property
     def ratio(self) -> int:
@@ -201,27 +204,54 @@ class SegmentModel(nn.Module):
         decoder = now.decoder.at_ratio(ratio).train(now.decoder.training)
         return AtRatio(ratio, decoder, now.exact.at(decoder))
 
-    def train(self, mode: bool = True) -> SegmentModel:
-        """See `torch.nn.Module.train`; a call that runs in another thread ends in evaluation mode first."""
-        return self if set_mode(self, mode) else super().train(mode)
-
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Names of backbone, decoder (at its ratio), prior and compressor.
+        """Names of backbone, decoder (at its ratio), prior, compressor, adapters and the compressor's weights.
 
         A memory of another backbone, decoder or prior is refused. One of another compressor can be recalled and not
-        read; one of the same class with other settings is read with a warning.
+        read; one of the same class with other settings, other weights or other adapters is read with a warning.
+        Adapters that change nothing, such as untrained ones, are ``none``.
         """
         return {
             "backbone": self.backbone.fingerprint,
             "stack": saving.digest(*self.exact.identity()),
             "prior": "none" if self.exact.prior is None else self._prior_name(),
             "compressor": self._compressor_name(),
+            **self._weight_names(),
         }
 
     def _prior_name(self) -> str:
         """The prior, and the precision of what it expects."""
         return saving.digest({**describe(self.exact.prior), "precision": self.backbone.precision})
+
+    def _weight_names(self) -> dict[str, str]:
+        """Of `WEIGHT_NAMES`; kept while nothing trains."""
+        compressor, keep = [self.compressor, self.level_embedding], not is_training(self)
+        return {
+            "adapters": self._adapters.of([self.backbone], self._adapter_weights, self._adapters_name, keep),
+            "weights": self._weights.of(compressor, self._compressor_weights, _weights_name, keep),
+        }
+
+    def train(self, mode: bool = True) -> SegmentModel:
+        """As of any module; what training may change has no kept name afterwards.
+
+        A call that runs in another thread ends in evaluation mode first.
+        """
+        if mode or is_training(self):
+            self._adapters.forget()
+            self._weights.forget()
+        return self if set_mode(self, mode) else super().train(mode)
+
+    def _adapter_weights(self) -> Weights:
+        return dict(self.backbone.adapter_parameters())
+
+    def _adapters_name(self, adapters: Weights) -> str:
+        rank = max(1, self.backbone.lora_rank)
+        return name_of(acting(adapters.items()), str(self.backbone.lora_alpha / rank))
+
+    def _compressor_weights(self) -> Weights:
+        levels = {} if self.level_embedding is None else {LEVELS: self.level_embedding.weight}
+        return {**self.compressor.state_dict(keep_vars=True), **levels}
 
     def _compressor_name(self) -> str:
         """Class and settings as JSON, but for those that say nothing of what a slot holds."""
@@ -446,7 +476,12 @@ class SegmentModel(nn.Module):
             InputError: It is stored in another precision.
         """
         self.check(memory)
-        differing = self._differing(memory)
+        if not set(WEIGHT_NAMES) <= set(memory.fingerprint):
+            raise FingerprintError(
+                "this memory is of an earlier version and does not say which adapters wrote it, so nothing can follow "
+                "it: recall its text and retain it again"
+            )
+        differing = [*self._differing(memory), *self._other_weights(memory)]
         if differing:
             raise FingerprintError(
                 f"this memory was written with another {', '.join(differing)} of the compressor: retain its text again "
@@ -466,8 +501,13 @@ class SegmentModel(nn.Module):
         theirs, own = json.loads(found), json.loads(name)
         return [key for key in {**own, **theirs} if own.get(key) != theirs.get(key)]
 
+    def _other_weights(self, memory: Memory) -> list[str]:
+        """Which of `WEIGHT_NAMES` differ from those that wrote a memory, as far as it says."""
+        own = self._weight_names()
+        return [part for part in WEIGHT_NAMES if memory.fingerprint.get(part, own[part]) != own[part]]
+
     def _check_readable(self, memory: Memory) -> None:
-        """Refuse a memory of another compressor, warn of one of other settings.
+        """Refuse a memory of another compressor, warn of one of other settings, weights or adapters.
 
         Raises:
             FingerprintError: The memory was written by another class, or to be read in another way.
@@ -489,6 +529,14 @@ class SegmentModel(nn.Module):
                 "it is read as it was written",
                 stacklevel=4,
             )
+        others = self._other_weights(memory)
+        if others:
+            named = " and ".join("adapters" if o == "adapters" else "weights of the compressor" for o in others)
+            warnings.warn(
+                f"this memory was written with other {named} than those that read it now, and answers may be worse: "
+                "load the model that wrote it, or recall its text and retain it again",
+                stacklevel=4,
+            )
 
     def _slots(self, memory: Memory, part: slice) -> Tensor:
         stored = Quantised(
@@ -508,6 +556,11 @@ class SegmentModel(nn.Module):
             ratio=self.ratio, corrections=[proof.packed], digests=[proof.digest], fingerprint=fingerprint,
             wrong=[proof.wrong], scale_group=stored.group,
         )  # fmt: skip
+
+
+def _weights_name(weights: Weights) -> str:
+    # At 0 the levels' embeddings do nothing, as where there is one level.
+    return name_of({name: tensor for name, tensor in weights.items() if name != LEVELS or tensor.any()})
 
 
 def _default_binding(backbone: Backbone, compressor: Compressor) -> PositionBinding:

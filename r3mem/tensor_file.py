@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from r3mem.errors import InputError
+from r3mem.scratch_folder import scratch_beside
+from r3mem.seal import RESTORE, SEAL, tensors_digest
+
+#: What safetensors and torch raise for a file that is damaged, beside their own error.
+DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError)
 
 
 @contextmanager
@@ -45,25 +47,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=_hidden(path), dir=path.parent) as scratch:
-            written = Path(scratch) / "written"
+        with scratch_beside(path) as scratch:
+            written = scratch / "written"
             yield written
             written.replace(path)
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove what killed writes of a file left beside it; only where nobody else is writing that file now.
-
-    Args:
-        path: The file that `replacing` was given.
-    """
-    for scratch in path.parent.glob(f"{glob.escape(_hidden(path))}*"):
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _hidden(path: Path) -> str:
-    # Lightning takes any name that contains ckpt_ for that of a numbered checkpoint.
-    return f".{path.name.replace('ckpt_', 'ckpt-')}-"
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str]) -> None:
@@ -72,7 +59,8 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str])
     Args:
         tensors: What to write.
         path: Where; nothing may be there yet.
-        about: Plain text that goes with the tensors.
+        about: Plain text that goes with the tensors. Files of one text are alike byte for byte; safetensors writes
+            several in any order.
     """
     path.touch(exist_ok=False)
     mode = path.stat().st_mode
@@ -87,30 +75,41 @@ def write_whole(tensors: dict[str, Tensor], about: dict[str, str], path: Path) -
 
     Args:
         tensors: What to write.
-        about: Plain text that goes with the tensors.
+        about: Plain text that goes with the tensors; a digest of both is added.
         path: Where; folders are made.
 
     Raises:
         InputError: If the disk refuses.
     """
     with replacing(path) as written:
-        write_tensors(tensors, written, about)
+        write_tensors(tensors, written, {**about, SEAL: tensors_digest(tensors, about)})
 
 
-def read_whole(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of a file, and the text that goes with them.
+def read_whole(path: Path, kind: str, digest: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a file, and the text that goes with them: those that were written, or an error.
 
     Args:
-        path: The file.
+        path: The file. Its own digest is checked where it has one, and is still in the text; earlier versions wrote
+            none.
         kind: What it should be, named in errors.
+        digest: What `tensors_digest` must say of its content, where that is known from elsewhere.
 
     Raises:
-        InputError: No such file, or not a whole safetensors file.
+        InputError: No such file, not a whole safetensors file, or not what was written.
     """
     if not path.is_file():
         raise InputError(f"{kind} {path}: no such file")
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{kind} {path}: not a whole safetensors file ({error}); it may be truncated") from error
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            about = file.metadata() or {}
+    except OSError as error:
+        raise InputError(f"{kind} {path}: cannot be read ({error})") from error
+    except DAMAGE as error:
+        raise InputError(
+            f"{kind} {path}: not a whole safetensors file ({error}); it may be truncated or damaged: {RESTORE}"
+        ) from error
+    expected = {told for told in (digest, about.get(SEAL)) if told is not None}
+    if expected and expected != {tensors_digest(tensors, about)}:
+        raise InputError(f"{kind} {path}: damaged, its content does not match its digest: {RESTORE}")
+    return tensors, about

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
-from r3mem.errors import FingerprintError, InputError
-from r3mem.memory import Memory
+from r3mem.errors import InputError
+from r3mem.memory import UNNAMED, Memory
+from r3mem.memory_layout import check_version
+from r3mem.seal import check_sealed
 from r3mem.tensor_file import read_whole, write_whole
 
-TREE_FORMAT = 1
+#: Format 1 had no digest.
+TREE_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -106,22 +110,49 @@ class TreeMemory:
     def load(cls, path: str | Path) -> TreeMemory:
         """Read what :meth:`save` wrote.
 
+        Warns where the file is of a format without digest.
+
         Raises:
-            InputError: No such file, or not a memory of a tree.
+            InputError: No such file, not a memory of a tree, or not as it was written.
             FingerprintError: The file is of another format version.
         """
         tensors, told = read_whole(Path(path), "memory")
         if "tree_format" not in told:
             raise InputError(f"memory {path}: not a memory of a tree; if it is one of a plain text, use Memory.load")
-        if int(told["tree_format"]) != TREE_FORMAT:
-            raise FingerprintError(
-                f"memory {path} is of tree format {told['tree_format']}, this version reads format {TREE_FORMAT}: "
-                "retain the document again, or use the version that wrote it"
-            )
+        check_version(told["tree_format"], TREE_FORMAT, f"memory {path}, a tree,")
+        check_sealed(told, told["tree_format"] != "1", f"memory {path}", UNNAMED)
+        try:
+            tree, abouts = json.loads(told["tree"]), json.loads(told["levels"])
+            nodes, title = [TreeNode(*values) for values in tree["nodes"]], str(tree["title"])
+            by_level = [dict(about) for about in abouts]
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"memory {path}: damaged, its tree cannot be read ({error}): retain it again") from error
         levels = []
-        for level, about in enumerate(json.loads(told["levels"])):
+        for level, about in enumerate(by_level):
             mark = f"{level}."
             parts = {name.removeprefix(mark): t for name, t in tensors.items() if name.startswith(mark)}
             levels.append(Memory.of_tensors(parts, about, f"{path}, level {level}"))
-        tree = json.loads(told["tree"])
-        return cls([TreeNode(*values) for values in tree["nodes"]], levels, tree["title"])
+        memory = cls(nodes, levels, title)
+        wrong = memory.fault()
+        if wrong:
+            raise InputError(f"memory {path}: damaged, {wrong}: retain the document again")
+        return memory
+
+    def fault(self) -> str | None:
+        """Where nodes and the records of the levels contradict each other; None if nowhere."""
+        for i, node in enumerate(self.nodes):
+            whole = all(type(n) is int and n >= 0 for n in (node.start, node.end, node.level, node.record))
+            if not whole or node.level >= len(self.levels) or node.record >= len(self.levels[node.level].digests):
+                return f"node {i} has no record"
+            if node.end - node.start != int(self.levels[node.level].lengths_T[node.record]):
+                return f"node {i} is as long as {node.end - node.start} tokens, its record is not"
+            if node.parent is None:
+                continue
+            if type(node.parent) is not int or not 0 <= node.parent < i:
+                return f"node {i} has no parent before it"
+            above = self.nodes[node.parent]
+            if not (above.start <= node.start and node.end <= above.end and above.level < node.level):
+                return f"node {i} does not lie in its parent"
+        ends = [(self.nodes[i].start, self.nodes[i].end) for i in self.leaves]
+        gap = next((start for (_, end), (start, _) in pairwise(ends) if end != start), None)
+        return None if gap is None else f"its leaves do not meet at token {gap}"

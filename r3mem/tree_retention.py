@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from r3mem.errors import RecallError
 from r3mem.hierarchy import MemoryTree
 from r3mem.memory import Memory, MemoryState, Segments
 from r3mem.reversible.quantise import Precision
@@ -113,7 +114,14 @@ def recall_node(model: R3Mem, memory: TreeMemory, index: int) -> list[int]:
 
 
 def recall_leaves(model: R3Mem, memory: TreeMemory) -> list[int]:
-    """Token ids of the whole document, from its leaves."""
+    """Token ids of the whole document, from its leaves.
+
+    Raises:
+        RecallError: The tree is not that of the records.
+    """
+    wrong = memory.fault()
+    if wrong:
+        raise RecallError(f"the memory was changed after it was written, {wrong}: load it again, or retain it again")
     leaves, ids = memory.leaves, {}
     for level, records in enumerate(memory.levels):
         mine = [i for i in leaves if memory.nodes[i].level == level]

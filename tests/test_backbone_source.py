@@ -84,5 +84,13 @@ def test_interrupted_gguf_conversion_leaves_nothing_and_a_whole_one_is_kept(
     folder = backbone_source.unpacked_gguf(path)
     assert (folder / "config.json").is_file() and list(folder.parent.iterdir()) == [folder]
     assert backbone_source.unpacked_gguf(path) == folder and mock.loads == 2
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"model\.safetensors: missing or damaged; delete .*made anew"):
+        backbone_source.unpacked_gguf(path)
+    weights.write_bytes(whole)
+    (folder / backbone_source.DIGESTS).unlink()
+    assert backbone_source.unpacked_gguf(path) == folder, "as an earlier version left it"
     path.write_bytes(b"other weights")
     assert backbone_source.unpacked_gguf(path) != folder

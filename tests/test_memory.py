@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from r3mem import Backbone, FingerprintError, InputError, Memory, MemoryState, R3Mem, Segments
+from r3mem.tensor_file import write_whole
 from tests.tiny_models import TEXT, same_memory, tiny_r3mem
 
 
@@ -75,7 +76,7 @@ def test_file_without_one_of_its_parts(model: R3Mem, tmp_path: Path) -> None:
     with safe_open(path, "pt") as file:
         about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     tensors.pop("digests")
-    save_file(tensors, path, metadata=about)
+    write_whole(tensors, about, path)
     with pytest.raises(InputError, match="digests"):
         Memory.load(path)
 

@@ -18,6 +18,7 @@ from r3mem.hierarchy import Flat
 from r3mem.objectives import forward_nll
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack, TransformerCoupling
 from r3mem.reversible.language_prior import LanguageModelPrior
+from r3mem.seal import sealed
 from tests.tiny_models import TEXT, WIDTH, same_memory, tiny_model, tiny_r3mem
 
 
@@ -104,10 +105,10 @@ def test_saved_files_that_do_not_fit(trained: R3Mem, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "r3mem.json").read_text())
 
     def rewrite(**changes: Any) -> None:
-        (tmp_path / "r3mem.json").write_text(json.dumps({**about, **changes}))
+        (tmp_path / "r3mem.json").write_text(json.dumps(sealed({**about, **changes})))
 
     rewrite(format=99)
-    with pytest.raises(FingerprintError, match="format 99, this version reads format 1"):
+    with pytest.raises(FingerprintError, match="format 99, this version reads formats 1 to 2"):
         R3Mem.from_pretrained(tmp_path)
     rewrite(compressor={"class_path": "no.such.Compressor", "init_args": {}})
     with pytest.raises(ConfigError, match="cannot be imported"):

@@ -17,10 +17,12 @@ from lightning_modules.memory_module import MemoryModule
 from r3mem import saving
 from r3mem.errors import InputError
 from r3mem.memory import Memory
+from r3mem.memory_index import INDEX, write_index
+from r3mem.seal import read_sealed, sealed
 from r3mem.tensor_file import replacing, writing
 from r3mem.tree_memory import TreeMemory
 
-INDEX, MODEL = "index.jsonl", "model.json"
+MODEL = "model.json"
 #: Of the model that made a memory; a list of each level's for a memory of a tree.
 Fingerprints = dict[str, str] | list[dict[str, str]]
 
@@ -75,7 +77,7 @@ class MemoryWriter(BasePredictionWriter):
             InputError: It holds those of another model.
         """
         path, mine = self._path / MODEL, {"version": saving.version(module.model)}
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != mine:
+        if path.is_file() and read_sealed(path, "model of memories").get("version") != mine["version"]:
             raise InputError(
                 f"{self._path} holds memories of another model: other weights, or another hierarchy. Give a folder of "
                 "its own to each model, or delete that one"
@@ -83,7 +85,7 @@ class MemoryWriter(BasePredictionWriter):
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             with replacing(path) as written:
-                written.write_text(json.dumps(mine) + "\n", encoding="utf-8")
+                written.write_text(json.dumps(sealed(mine)) + "\n", encoding="utf-8")
 
     def write_on_batch_end(
         self,
@@ -137,14 +139,25 @@ class MemoryWriter(BasePredictionWriter):
         there = {path.name for path in self._path.glob("*.safetensors")}
         numbers = [int(name[:8]) for name in there if re.match(r"\d{8}-", name)]
         candidates = [d for d in numbers if d < len(self._digests) and self._name(d) in there]
-        return frozenset(d for d in candidates if _made_by(self._path / self._name(d)) == made_by)
+        return frozenset(d for d in candidates if _agrees(_made_by(self._path / self._name(d)), made_by))
 
     def _write_index(self, corpus: Any) -> None:
-        with replacing(self._path / INDEX) as written, written.open("w", encoding="utf-8") as file:
-            for document in range(len(corpus)):
-                if (self._path / self._name(document)).exists():
-                    line = {"document": document, "origin": corpus.origin(document), "file": self._name(document)}
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        names = {document: self._name(document) for document in range(len(corpus))}
+        write_index(
+            (
+                {"document": document, "origin": corpus.origin(document), "file": name}
+                for document, name in names.items()
+                if (self._path / name).exists()
+            ),
+            self._path,
+        )
+
+
+def _agrees(found: Fingerprints | None, made_by: Fingerprints) -> bool:
+    """Whether a file is of the model; what an earlier version did not tell follows from the folder's model."""
+    if isinstance(found, list) and isinstance(made_by, list):
+        return len(found) == len(made_by) and all(map(_agrees, found, made_by))
+    return isinstance(found, dict) and isinstance(made_by, dict) and bool(found) and {**made_by, **found} == made_by
 
 
 def _made_by(path: Path) -> Fingerprints | None:
@@ -157,6 +170,6 @@ def _made_by(path: Path) -> Fingerprints | None:
             found = [json.loads(level["fingerprint"]) for level in json.loads(told["levels"])]
         else:
             found = json.loads(told.get("fingerprint", "null"))
-    except (SafetensorError, ValueError):
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError):
         return None
     return found

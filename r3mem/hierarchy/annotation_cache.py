@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
@@ -16,10 +17,14 @@ from r3mem.errors import ConfigError
 KEYS_AT_ONCE = 900
 # Other processes may be writing; each of their transactions takes milliseconds.
 WAIT_SECONDS = 60.0
+TABLE = "annotations_with_digests"
 
 
 class AnnotationCache:
     """Results by text, in one SQLite file for all models.
+
+    Each result has a digest of its text and itself: one that is damaged is told, and made anew. Results of earlier
+    versions had none and are not seen.
 
     Every call opens the file anew: a connection must not live on in a forked process. What is written appears in one
     transaction, so that an interruption leaves the file as it was.
@@ -47,8 +52,13 @@ class AnnotationCache:
             for i in range(0, len(keys), KEYS_AT_ONCE):
                 some = keys[i : i + KEYS_AT_ONCE]
                 marks = ",".join("?" * len(some))
-                for key, found in database.execute(f"SELECT key, found FROM annotations WHERE key IN ({marks})", some):
-                    known[by_key[key]] = json.loads(found)
+                for key, found, told in database.execute(
+                    f"SELECT key, found, digest FROM {TABLE} WHERE key IN ({marks})", some
+                ):
+                    if isinstance(found, str) and told == _digest(key, found):
+                        known[by_key[key]] = json.loads(found)
+                    else:
+                        warnings.warn(f"{self.path}: a damaged result is made anew; is the disk sound?", stacklevel=2)
         return known
 
     def put(self, found: Mapping[str, Any]) -> None:
@@ -60,9 +70,11 @@ class AnnotationCache:
         Raises:
             ConfigError: The file cannot be written.
         """
-        rows = [(self._key(text), json.dumps(value, separators=(",", ":"))) for text, value in found.items()]
+        texts = {self._key(text): json.dumps(value, separators=(",", ":")) for text, value in found.items()}
+        rows = [(key, text, _digest(key, text)) for key, text in texts.items()]
         with self._opened() as database, database:
-            database.executemany("INSERT OR IGNORE INTO annotations VALUES (?, ?)", rows)
+            # What is put was not found, or damaged.
+            database.executemany(f"INSERT OR REPLACE INTO {TABLE} VALUES (?, ?, ?)", rows)
 
     def _key(self, text: str) -> bytes:
         head = self.identity.encode()
@@ -76,11 +88,16 @@ class AnnotationCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=WAIT_SECONDS)) as database:
                 database.execute(
-                    "CREATE TABLE IF NOT EXISTS annotations (key BLOB PRIMARY KEY, found TEXT NOT NULL) WITHOUT ROWID"
+                    f"CREATE TABLE IF NOT EXISTS {TABLE} "
+                    "(key BLOB PRIMARY KEY, found TEXT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID"
                 )
                 yield database
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"{self.path}: entities cannot be kept there ({error}). Delete the file if it is damaged, set "
                 "R3MEM_CACHE to a folder that can be written, or pass EntityFinder(cache=False)"
             ) from error
+
+
+def _digest(key: bytes, found: str) -> bytes:
+    return hashlib.blake2b(key + found.encode(errors="surrogatepass"), digest_size=8).digest()

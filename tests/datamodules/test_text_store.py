@@ -21,6 +21,7 @@ from datamodules.store import tokenizer_fingerprint
 from datamodules.text_store import TextStore, TextWriter
 from datamodules.token_corpus import TokenCorpus
 from r3mem.errors import InputError
+from tests.cases.damage import damaged
 
 
 def write_lines(path: Path, texts: list[str]) -> str:
@@ -169,14 +170,7 @@ def test_killed_writer_leaves_no_half_store(tmp_path: Path, byte_tokenizer: PreT
     assert len(leftovers) == 1 and leftovers[0].name.startswith(".")
     store = made(source, byte_tokenizer, root)
     assert store.report.documents == 2 and not store.report.reused
-
-
-def test_leftovers_of_a_killed_writer_are_cleared(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    source, root = open_source(write_lines(tmp_path / "a.jsonl", ["one"])), tmp_path / "c"
-    name = made(source, byte_tokenizer, root).folder
-    leftover = name.rename(root / f".{name.name}-dead")
-    made(source, byte_tokenizer, root)
-    assert not leftover.exists()
+    assert [p for p in root.iterdir() if p.is_dir()] == [store.folder], "what the killed writer left is removed"
 
 
 def test_concurrent_processes_build_once(
@@ -202,7 +196,7 @@ def test_lost_race_without_locks_uses_the_winner(tmp_path: Path, byte_tokenizer:
     before = (winner / "meta.json").stat().st_mtime_ns
     atomic_folder.make(winner, lambda scratch: (scratch / "meta.json").write_text("another"))
     assert (winner / "meta.json").stat().st_mtime_ns == before
-    assert not list((tmp_path / "c").glob(".*-*"))
+    assert not list((tmp_path / "c").glob(".*"))
 
 
 def test_damaged_cache_is_refused(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -225,6 +219,36 @@ def test_damaged_cache_is_refused(tmp_path: Path, byte_tokenizer: PreTrainedToke
             made(source, byte_tokenizer, tmp_path / "c")
         (folder / name).write_bytes(before)
     assert made(source, byte_tokenizer, tmp_path / "c").report.reused
+
+
+def test_a_store_gives_what_was_written_or_is_refused(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    source = open_source(write_lines(tmp_path / "a.jsonl", ["one two three", "four"]))
+    store = made(source, byte_tokenizer, tmp_path / "c")
+    rows = [store.read(i, 0, 99).tolist() for i in range(2)]
+    for path in sorted(store.folder.iterdir()):
+        whole = path.read_bytes()
+        for what, content in damaged(whole, 40):
+            path.write_bytes(content)
+            try:
+                found = made(source, byte_tokenizer, tmp_path / "c")
+            except InputError:
+                continue
+            assert [found.read(i, 0, 99).tolist() for i in range(2)] == rows, (path.name, what)
+            assert (found.origin(0), found.digests.tolist()) == (store.origin(0), store.digests.tolist())
+        path.write_bytes(whole)
+
+
+def test_one_process_of_a_machine_checks_a_store(
+    tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(write_lines(tmp_path / "a.jsonl", ["one two three"]))
+    path = made(source, byte_tokenizer, tmp_path / "c").folder / "ids.uint16.bin"
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    made(source, byte_tokenizer, tmp_path / "c")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(InputError, match=r"ids\.uint16\.bin does not match its digest\): delete that folder"):
+        made(source, byte_tokenizer, tmp_path / "c")
 
 
 def test_split_is_disjoint_complete_and_stable(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from r3mem import ConfigError
 from r3mem.components import build, describe
 from r3mem.hierarchy import Document, EntityFinder, Mention, entities, entity_pipeline
-from r3mem.hierarchy.annotation_cache import AnnotationCache
+from r3mem.hierarchy.annotation_cache import TABLE, AnnotationCache
 
 TEXT = "Mr. Darcy left London on Monday.  He rode to Kent.\n\nElizabeth Bennet stayed in Hertfordshire.\n"
 
@@ -112,7 +112,7 @@ def test_what_was_found_is_kept(own_cache: Path, monkeypatch: pytest.MonkeyPatch
     texts = [f"{TEXT}{i} more." for i in range(7)]
     first = list(finder.read_texts(texts))
     # Two paragraphs of the seven texts are the same.
-    assert sqlite3.connect(own_cache).execute("SELECT COUNT(*) FROM annotations").fetchone() == (1 + 7,)
+    assert sqlite3.connect(own_cache).execute(f"SELECT COUNT(*) FROM {TABLE}").fetchone() == (1 + 7,)
 
     def fails(*_: object) -> object:
         raise AssertionError("read again")
