@@ -9,12 +9,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from r3mem.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -74,6 +76,9 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str])
         path: Where; nothing may be there yet.
         about: Plain text that goes with the tensors.
     """
+    # Here, because reports replace files too and have no need of torch.
+    from safetensors.torch import save_file
+
     path.touch(exist_ok=False)
     mode = path.stat().st_mode
     save_file(tensors, path, metadata=about)
