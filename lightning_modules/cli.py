@@ -38,6 +38,7 @@ from lightning_modules.callbacks import ExportAdapter, MemoryWriter, SaveOnSigna
 from lightning_modules.latest_checkpoint import SameStart, began_again, check_folders, latest_checkpoint
 from lightning_modules.lost_processes import end_others, tells_of_lost
 from lightning_modules.memory_module import MemoryModule
+from lightning_modules.run_settings import SaveSettings
 from lightning_modules.whole_checkpoints import TRAINING_STATE, WholeCheckpoints, step_of
 from r3mem.backbone import AUTO
 from r3mem.cpu_precision import fastest
@@ -214,6 +215,7 @@ def main(args: ArgsType = None) -> None:
                 "use_distributed_sampler": False,
             },
             seed_everything_default=0,
+            save_config_callback=SaveSettings,
             # A run that is started again in its folder, as SLURM does after a requeue, writes its settings again.
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,

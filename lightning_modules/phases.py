@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TextIO
 
 #: Longest silence, in seconds.
-SILENCE = 15.0
+SILENCE = 14.0
 # Set by the launchers of processes after the first, see Lightning's `rank_zero_only`.
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
@@ -59,7 +59,7 @@ class Phases:
         Args:
             now: Says it in a line; None for nothing at all, as where a bar is drawn.
         """
-        self._told, self._now = time.monotonic(), now
+        self._now = now
 
     def write(self, line: str) -> None:
         """One line, from the first process only.
@@ -77,8 +77,9 @@ class Phases:
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self.silence / 4)):
             now = self._now
-            if now is not None and time.monotonic() - self._told >= self.silence:
-                self.write(now())
+            line = now() if now is not None and time.monotonic() - self._told >= self.silence else ""
+            if line:
+                self.write(line)
 
 
 def clock(seconds: float) -> str:
