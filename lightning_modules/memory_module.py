@@ -24,6 +24,7 @@ from lightning_modules.checkpoint_settings import check_settings, settings_of
 from lightning_modules.global_means import check_finite, over_processes
 from lightning_modules.learning_rate import Settings, WarmupThenCosine, check_goes_on, check_steps
 from lightning_modules.pair_terms import PairTerms
+from lightning_modules.phases import PHASES
 from lightning_modules.prediction import Predicted, Prediction
 from lightning_modules.segment_terms import Sums, add_own_terms, check_streams, total
 from lightning_modules.strategies import AdapterFSDPStrategy, check_strategy
@@ -143,6 +144,7 @@ class MemoryModule(LightningModule):
         if self.follows_data and tokens is not None:
             self.model.hierarchy = Flat(tokens)
         if stage == "fit" and self.calibrates and not self._calibrated:
+            PHASES.tell("calibrating")
             self.model.to(strategy.root_device)
             ids = getattr(getattr(self.trainer, "datamodule", None), "calibration_ids", None)
             explained = self.model.calibrate() if ids is None else self.model.calibrate(ids, tokens or len(ids))

@@ -44,11 +44,13 @@ class Phases:
         self._now, self._thread = None, None
 
     def tell(self, phase: str) -> None:
-        """Begin a phase and say so.
+        """Begin a phase and say so; outside of a command nothing is said.
 
         Args:
             phase: What is done in it, such as ``loading the backbone``.
         """
+        if self._thread is None:
+            return
         self._since = time.monotonic()
         self._now = lambda: f"still {phase}, {clock(time.monotonic() - self._since)}"
         self.write(phase)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.phases import PHASES, Phases, clock
 
@@ -14,8 +15,30 @@ from lightning_modules.phases import PHASES, Phases, clock
 NOT_SHOWN = {"v_num"}
 
 
+class TellStart(Callback):
+    """Says in a line what is trained, from which step to which, and where it is saved."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say it."""
+        sizes = [(p.numel(), p.requires_grad) for p in pl_module.parameters()]
+        learns, total = sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
+        steps = float(trainer.estimated_stepping_batches)
+        until = f" of {steps:.0f}" if steps != float("inf") else ""
+        callback = trainer.checkpoint_callback
+        folder = callback.dirpath if isinstance(callback, ModelCheckpoint) else None
+        saved = f"checkpoints in {folder}" if folder and not trainer.fast_dev_run else "nothing is saved"
+        rank_zero_info(
+            f"training {_short(learns)} of {_short(total)} parameters from step {trainer.global_step}{until}; {saved}"
+        )
+
+
 class StepBar(RichProgressBar):
     """Lightning's bar, over the steps of the whole run where their number is set, and not anew for every epoch."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the telling over: lines would break the bar."""
+        super().setup(trainer, pl_module, stage)
+        PHASES.going_on(None)
 
     @property
     def total_train_batches(self) -> int | float:
@@ -59,7 +82,7 @@ class ProgressLines(ProgressBar):
         super().__init__()
         self.seconds, self.phases = seconds, phases
         self._enabled, self._told = True, float("-inf")
-        self._began, self._first = 0.0, 0
+        self._began, self._first, self._total = 0.0, 0, float("inf")
 
     def disable(self) -> None:
         """Lightning calls this in processes that are not the first."""
@@ -72,14 +95,15 @@ class ProgressLines(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._begin(trainer.global_step)
-        self._working("the first step is computed")
+        self._total = float(trainer.estimated_stepping_batches)
+        self._working("began with the first step")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Tell, if it is time to."""
-        step, total = trainer.global_step, float(trainer.estimated_stepping_batches)
-        self._working(f"after step {step}")
+        step, total = trainer.global_step, self._total
+        self._working(f"finished step {step}")
         if step == self._first or not self._is_time(last=step >= total):
             return
         # Only here: to read the metrics waits for the GPU.
@@ -168,3 +192,10 @@ class ProgressLines(ProgressBar):
     @property
     def _took(self) -> str:
         return clock(time.monotonic() - self._began)
+
+
+def _short(count: int) -> str:
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return str(count)
