@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Safetensors' own, imported when it is used: reports replace files too and have no need of torch."""
+    from safetensors.torch import save_file as save
+
+    save(tensors, path, metadata)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Inside, what the disk refuses is told with what to do about it.
@@ -76,9 +83,6 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str])
         path: Where; nothing may be there yet.
         about: Plain text that goes with the tensors.
     """
-    # Here, because reports replace files too and have no need of torch.
-    from safetensors.torch import save_file
-
     path.touch(exist_ok=False)
     mode = path.stat().st_mode
     save_file(tensors, path, metadata=about)

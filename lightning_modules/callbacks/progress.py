@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.phases import PHASES, Phases, clock
 
-# What belongs to the logger, not to a line.
-NOT_SHOWN = {"v_num"}
+# Lightning shows the number of the logger's folder among the metrics.
+LOGGER_VERSION = "v_num"
 
 
 class TellStart(Callback):
@@ -53,6 +53,10 @@ class StepBar(RichProgressBar):
         """Begin a bar, unless the one of the run is there."""
         if not self._over_steps or self.train_progress_bar_id is None:
             super().on_train_epoch_start(trainer, pl_module)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What is shown behind the bar."""
+        return {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != LOGGER_VERSION}
 
     def _get_train_description(self, current_epoch: int) -> str:
         known = self.trainer.max_epochs is not None and self.trainer.max_epochs > 0
@@ -108,7 +112,7 @@ class ProgressLines(ProgressBar):
             return
         # Only here: to read the metrics waits for the GPU.
         found = {k.removeprefix("train/"): v for k, v in self.get_metrics(trainer, pl_module).items()}
-        shown = ", ".join(f"{k} {v:.4g}" for k, v in found.items() if k not in NOT_SHOWN and isinstance(v, float))
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in found.items() if k != LOGGER_VERSION and isinstance(v, float))
         known = total != float("inf")
         self._tell(f"step {step}{f' of {total:.0f}' if known else ''}", step, total if known else None, "steps", shown)
 
@@ -127,6 +131,7 @@ class ProgressLines(ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Tell, if it is time to."""
+        self.has_dataloader_changed(dataloader_idx)  # Lightning's totals are of the one that is named here.
         self._batch(trainer, "validation", batch_idx, self.total_val_batches_current_dataloader)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -143,6 +148,7 @@ class ProgressLines(ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Tell, if it is time to."""
+        self.has_dataloader_changed(dataloader_idx)  # Lightning's totals are of the one that is named here.
         self._batch(trainer, "test", batch_idx, self.total_test_batches_current_dataloader)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -159,6 +165,7 @@ class ProgressLines(ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Tell, if it is time to."""
+        self.has_dataloader_changed(dataloader_idx)  # Lightning's totals are of the one that is named here.
         self._batch(trainer, "prediction", batch_idx, self.total_predict_batches_current_dataloader)
 
     def _batch(self, trainer: Trainer, what: str, index: int, total: int | float) -> None:
