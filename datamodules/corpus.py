@@ -56,7 +56,7 @@ class Corpus(Generic[StoreT]):
 
         A document stays in its part when others are added, removed or reordered, and equal documents share a part. Few
         documents are the exception: a part that is asked for and would be empty takes the one whose hash is nearest,
-        first for training, then for the test, then for validation, as long as another part has more than one.
+        first for training, then for the test, then for validation, as long as another part can spare it.
 
         Args:
             validation_fraction: Share of the documents, about.
@@ -83,7 +83,8 @@ def _counts(places: NDArray[np.float64], test_end: float, validation_end: float)
     wanted = [test_end > 0, validation_end > test_end, True]
     for part in (2, 0, 1):
         largest = int(np.argmax(counts))
-        if wanted[part] and not counts[part] and counts[largest] > 1:
+        # Training comes first: it takes even the only document of another part.
+        if wanted[part] and not counts[part] and counts[largest] > (part != 2):
             counts[largest] -= 1
             counts[part] = 1
     return counts[:2]

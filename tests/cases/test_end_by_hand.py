@@ -45,15 +45,19 @@ def saved(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
 def test_the_step_is_finished_and_saved(
-    arguments: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, code: int
+    arguments: Callable[..., list[str]],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    code: int,
 ) -> None:
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)}
     with pytest.raises(SystemExit) as end:
         main(arguments("fit", "run", *STEPS, *signal_at(3, name)))
     assert end.value.code == code and saved(tmp_path / "run") == [4]
-    said = capfd.readouterr().err
-    assert f"told to end by {name} at step 4: saved" in said
-    assert ("Ctrl-C again ends at once" in said) == (name == "SIGINT")
+    assert f"told to end by {name} at step 4: saved" in caplog.text
+    assert ("Ctrl-C again ends at once" in capfd.readouterr().err) == (name == "SIGINT")
     assert {n: signal.getsignal(n) for n in before} == before
     main(arguments("fit", "run", "--trainer.max_steps=6", "--ckpt_path=latest"))
     assert max(saved(tmp_path / "run")) == 6
@@ -79,8 +83,8 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[bytes], log: Pa
 def started(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "lightning_modules.command", *command], stdout=file, stderr=file, stdin=subprocess.DEVNULL,
-            start_new_session=True,
+            [sys.executable, "-m", "lightning_modules.command", *command],
+            stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
 
 

@@ -90,8 +90,12 @@ def test_a_checkpoint_of_another_ratio_is_not_exported_under_the_settings_beside
     path = fitted / "config.yaml"
     settings = yaml.safe_load(path.read_text())
     settings["model"]["compressor"]["init_args"]["ratio"] = 2
+    settings["model"]["decoder"]["init_args"]["couplings"][0]["init_args"]["ratio"] = 2
+    settings["model"]["backbone"]["init_args"]["lora_alpha"] = 999.0
     path.write_text(yaml.safe_dump(settings))
-    with pytest.raises(FingerprintError, match=r"compressor\.init_args\.ratio is 2 here, 4 in the checkpoint"):
+    with pytest.raises(
+        FingerprintError, match=r"lora_alpha is 999.0 here, 32.0 in .*compressor\.init_args\.ratio is 2"
+    ):
         export(fitted / "checkpoints" / "last.ckpt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -107,18 +111,18 @@ def test_a_ratio_of_a_step_is_not_taken_for_the_model_s(run: Run, tmp_path: Path
 
 
 def test_a_run_that_goes_on_has_the_optimiser_settings_of_the_command_line(
-    run: Run, capsys: pytest.CaptureFixture[str]
+    run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     flat = ["--model.warmup_steps=0", "--model.final_lr=1.0", RATES]
     folder = run("fit", "run", "--trainer.max_steps=2", *flat)
     assert rates(folder)[1] == {"lr": 3e-4, "initial_lr": 3e-4, "weight_decay": 0.0, "betas": [0.9, 0.999]}
-    capsys.readouterr()
+    caplog.clear()
     optimizer = "--model.optimizer.init_args"
     given = [f"{optimizer}.lr=0.01", f"{optimizer}.weight_decay=0.5", f"{optimizer}.betas=[0.8,0.9]"]
     run("fit", "run", "--trainer.max_steps=4", *flat, *given, "--ckpt_path=latest")
     wanted = {"lr": 0.01, "initial_lr": 0.01, "weight_decay": 0.5, "betas": [0.8, 0.9]}
     assert rates(folder) == {2: wanted, 3: wanted}
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "goes on with other settings than the checkpoint's" in said
     for change in ("lr 0.0003 -> 0.01", "weight_decay 0.0 -> 0.5", "steps 2 -> 4"):
         assert change in said
@@ -141,14 +145,14 @@ def test_warm_up_and_end_of_the_schedule_are_those_of_the_command_line(run: Run)
 
 
 def test_a_run_that_goes_on_unchanged_says_nothing_and_computes_the_same(
-    run: Run, capsys: pytest.CaptureFixture[str]
+    run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = run("fit", "whole", "--trainer.max_steps=4", RATES)
     stop = [f"--trainer.callbacks+={'tests.tiny_run.StopAfter'}", "--trainer.callbacks.init_args.steps=2"]
     stopped = run("fit", "stopped", "--trainer.max_steps=4", *stop)
-    capsys.readouterr()
+    caplog.clear()
     run("fit", "stopped", "--trainer.max_steps=4", RATES, f"--ckpt_path={stopped / 'checkpoints' / 'last.ckpt'}")
-    assert "goes on with other settings" not in capsys.readouterr().err
+    assert "Restored all states" in caplog.text and "goes on with other settings" not in caplog.text
     assert rates(stopped) == {step: found for step, found in rates(whole).items() if step >= 2}
 
 
@@ -168,6 +172,6 @@ def test_what_a_run_cannot_go_on_with_is_refused_by_name(
     assert says in refused(capsys, lambda: run("fit", "other", "--trainer.max_steps=4", last, other))
 
 
-def test_a_finished_run_says_that_nothing_is_left(run: Run, fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_says_that_nothing_is_left(run: Run, fitted: Path, caplog: pytest.LogCaptureFixture) -> None:
     run("fit", "run", "--trainer.max_steps=2", "--ckpt_path=latest")
-    assert "has all 2 steps of trainer.max_steps behind it: nothing is left to train" in capsys.readouterr().err
+    assert "has all 2 steps of trainer.max_steps behind it: nothing is left to train" in caplog.text
