@@ -32,11 +32,11 @@ def bars_in_terminals_only() -> Iterator[None]:
     if sys.stderr.isatty() or not draws:
         yield
         return
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call,unused-ignore]
     try:
         yield
     finally:
-        transformers_logging.enable_progress_bar()
+        transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call,unused-ignore]
 
 
 def unpacked_gguf(path: Path) -> Path:

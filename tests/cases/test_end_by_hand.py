@@ -100,7 +100,8 @@ def test_a_process_that_is_interrupted_saves_once(
         wait_for(lambda: "step 1 of" in log.read_text(), process, log)
         for name in names:
             os.kill(process.pid, signal.Signals[name])
-        assert process.wait(120) == 128 + signal.Signals[names[0]], log.read_text()
+        # Python answers those that came together in an order of its own.
+        assert process.wait(120) in {128 + signal.Signals[name] for name in names}, log.read_text()
     finally:
         process.kill()
         process.wait()

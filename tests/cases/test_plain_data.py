@@ -16,7 +16,6 @@ from datamodules.corpus import Corpus
 from datamodules.documents import DocumentsDataModule
 from r3mem import Backbone, Memory, MemoryState, R3Mem, Segments, TreeMemory
 from r3mem.compressors.base import Written
-from r3mem.prefix import Prefix
 from tests.tiny_models import TEXT, tiny_r3mem
 
 
@@ -60,8 +59,10 @@ def test_trees_and_states_too(model: R3Mem, tmp_path: Path) -> None:
     again = TreeMemory.load(tmp_path / "tree.safetensors")
     assert tree == again and hash(tree) == hash(again) and tree != other and tree != replace(tree, title="x")
     kinds: list[Callable[[torch.Tensor], Any]] = [
-        lambda t: MemoryState(t, torch.tensor([4]), 4), lambda t: Segments(t, torch.tensor([3])), lambda t: Written(t, None), Prefix,
-    ]  # fmt: skip
+        lambda t: MemoryState(t, torch.tensor([4]), 4),
+        lambda t: Segments(t, torch.tensor([3])),
+        lambda t: Written(t, None),
+    ]
     for make in kinds:
         one, same = make(torch.ones(1, 2, 3)), make(torch.ones(1, 2, 3))
         assert one == same and hash(one) == hash(same) and one != make(torch.zeros(1, 2, 3))
@@ -79,7 +80,7 @@ class Stores:
     "places, fractions, wanted",
     [
         ((0.9, 0.5, 0.6), (0.05, 0.05), ([0], [2], [1])),
-        ((0.9, 0.5, 0.07), (0.05, 0.05), ([0], [2], [1])),
+        ((0.9, 0.5, 0.07), (0.05, 0.05), ([0], [1], [2])),
         ((0.01, 0.02, 0.03), (0.05, 0.05), ([2], [1], [0])),
         ((0.9, 0.5), (0.05, 0.05), ([0], [], [1])),
         ((0.9,), (0.05, 0.05), ([0], [], [])),
