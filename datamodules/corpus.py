@@ -54,15 +54,19 @@ class Corpus(Generic[StoreT]):
     def split(self, validation_fraction: float, test_fraction: float) -> tuple[Self, Self, Self]:
         """Train, validation and test documents, told apart by the hash of each document's text.
 
-        A document stays in its part when others are added, removed or reordered, and equal documents share a part.
+        A document stays in its part when others are added, removed or reordered, and equal documents share a part. Few
+        documents are the exception: a part that is asked for and would be empty takes the one whose hash is nearest,
+        first for training, then for the test, then for validation, as long as another part can spare it.
 
         Args:
             validation_fraction: Share of the documents, about.
             test_fraction: The same for the test part.
         """
         place = self.digests.astype(np.float64) / 2.0**64
-        test = place < test_fraction
-        validation = ~test & (place < test_fraction + validation_fraction)
+        places = np.unique(place)  # Ascending: test, validation, train.
+        counts = _counts(places, test_fraction, test_fraction + validation_fraction)
+        rank = np.searchsorted(places, place)
+        test, validation = rank < counts[0], (rank >= counts[0]) & (rank < counts[0] + counts[1])
         return self.keep(~test & ~validation), self.keep(validation), self.keep(test)
 
     def locate(self, document: int) -> tuple[StoreT, int]:
@@ -70,6 +74,20 @@ class Corpus(Generic[StoreT]):
         number = int(self.selection[document])
         part = int(np.searchsorted(self._first, number, side="right")) - 1
         return self.stores[part], number - int(self._first[part])
+
+
+def _counts(places: NDArray[np.float64], test_end: float, validation_end: float) -> list[int]:
+    """How many of the places, from the lowest, are for the test, and how many of the next for validation."""
+    ends = np.searchsorted(places, [test_end, validation_end]).tolist()
+    counts = [ends[0], ends[1] - ends[0], len(places) - ends[1]]
+    wanted = [test_end > 0, validation_end > test_end, True]
+    for part in (2, 0, 1):
+        largest = int(np.argmax(counts))
+        # Training comes first: it takes even the only document of another part.
+        if wanted[part] and not counts[part] and counts[largest] > (part != 2):
+            counts[largest] -= 1
+            counts[part] = 1
+    return counts[:2]
 
 
 def check_fractions(validation_fraction: float, test_fraction: float) -> None:

@@ -27,17 +27,28 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 import jsonargparse
 from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from lightning_modules.callbacks import ExportAdapter, MemoryWriter, SaveOnSignal, SlurmRequeue, Throughput
+from lightning_modules.callbacks import (
+    ExportAdapter,
+    MemoryWriter,
+    ProgressLines,
+    SaveOnSignal,
+    SlurmRequeue,
+    StepBar,
+    TellStart,
+    Throughput,
+)
 from lightning_modules.latest_checkpoint import SameStart, began_again, check_folders, latest_checkpoint
 from lightning_modules.lost_processes import end_others, tells_of_lost
 from lightning_modules.memory_module import MemoryModule
+from lightning_modules.phases import PHASES
+from lightning_modules.run_settings import SaveSettings
 from lightning_modules.whole_checkpoints import TRAINING_STATE, WholeCheckpoints, step_of
 from r3mem.backbone import AUTO
 from r3mem.cpu_precision import fastest
@@ -56,6 +67,8 @@ QUIET = (
     r".*does not have many workers.*",
     # A frozen backbone in eval mode is meant.
     r".*Found \d+ module\(s\) in eval mode.*",
+    # The folder of another run, or of none, is where a checkpoint is evaluated.
+    r".*The dirpath has changed from.*",
 )
 # What jsonargparse says of a name that nothing has; the wording is that of newer versions, then of older ones.
 UNKNOWN = (
@@ -168,11 +181,21 @@ class CLI(LightningCLI):
         self.trainer.callbacks.append(SameStart(found))
         return arguments
 
+    def instantiate_classes(self) -> None:
+        """Make backbone, data and trainer."""
+        given = self.config[self.config["subcommand"]]
+        PHASES.tell(f"loading the backbone {given.get('model.backbone.init_args.name') or ''}".rstrip())
+        super().instantiate_classes()
+
     def _run_subcommand(self, subcommand: str) -> None:
+        PHASES.tell("reading the data")
         try:
             super()._run_subcommand(subcommand)
-        except BaseException:
+        except BaseException as error:
             end_others(self.trainer)
+            # Lightning gives an interruption the code of an error.
+            if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
             raise
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -182,7 +205,8 @@ class CLI(LightningCLI):
         given = given if isinstance(given, list) else [given]
         quiet = config.get("enable_progress_bar") is False or config.get("barebones")
         if not quiet and not any(isinstance(c, ProgressBar) for c in given):
-            callbacks = [*callbacks, RichProgressBar()]
+            drawn = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+            callbacks = [*callbacks, TellStart(), StepBar() if drawn else ProgressLines()]
         plugins = config.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         of_strategy = getattr(config.get("strategy"), "_checkpoint_io", None)
@@ -199,7 +223,9 @@ def main(args: ArgsType = None) -> None:
     """
     for pattern in QUIET:
         warnings.filterwarnings("ignore", message=pattern)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_worth_reading)
+    PHASES.begin()
+    PHASES.tell("reading the settings")
     try:
         CLI(
             MemoryModule,
@@ -212,8 +238,11 @@ def main(args: ArgsType = None) -> None:
                 },
                 # The data module splits its rows over the processes itself.
                 "use_distributed_sampler": False,
+                # A line of our own says what is trained; Lightning's table counts no operations of such a model.
+                "enable_model_summary": False,
             },
             seed_everything_default=0,
+            save_config_callback=SaveSettings,
             # A run that is started again in its folder, as SLURM does after a requeue, writes its settings again.
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
@@ -226,6 +255,9 @@ def main(args: ArgsType = None) -> None:
             raise
         print(f"r3mem: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("r3mem: interrupted; what was saved before is still there", file=sys.stderr)
+        raise SystemExit(130) from None
     except RuntimeError as error:
         if os.environ.get("R3MEM_TRACEBACK") or not tells_of_lost(error):
             raise
@@ -235,6 +267,8 @@ def main(args: ArgsType = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(1) from None
+    finally:
+        PHASES.end()
 
 
 def _settle_precision(given: Any) -> None:
@@ -275,8 +309,9 @@ def _parser_mode() -> str:
     return "omegaconf+"
 
 
-def _no_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in str(record.msg)
+def _worth_reading(record: logging.LogRecord) -> bool:
+    """Lightning advertises a logger, and tells of a device that this project does not use."""
+    return not any(word in str(record.msg) for word in ("litlogger", "TPU available"))
 
 
 def _one_line(error: Exception) -> str:

@@ -1,28 +1,103 @@
-"""The ``r3mem`` command: ``report`` reads files and draws, ``export`` turns a checkpoint into a model, all else is
-LightningCLI's.
+"""The ``r3mem`` command: what was asked for is found here, and only that is imported.
 
-What trains takes seconds to import; a report does without.
+What trains takes seconds to import. Help, the version and a mistyped name need none of it.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from lightning_modules import phases, quick_check
+from r3mem import __version__
+from r3mem.suggestions import nearest
+
+#: Of LightningCLI, with what each does.
+RUNS = {
+    "fit": "train a model: settings from YAML files, then from arguments",
+    "validate": "measure a checkpoint on the validation split",
+    "test": "measure a checkpoint on the test split",
+    "predict": "compress a corpus: a memory file for each document",
+}
+#: All others: what each does, and the module whose ``main`` does it.
+OTHERS = {
+    "export": ("write a checkpoint as a model that R3Mem.from_pretrained loads", "lightning_modules.export_command"),
+    "report": ("tables and plots of a comparison", "r3mem.report.command"),
+}
+COMMANDS = {**RUNS, **{name: what for name, (what, _) in OTHERS.items()}}
+# What LightningCLI takes in front of a subcommand.
+IN_FRONT = ("-c", "--config", "--print_config")
+HELP = f"""usage: r3mem COMMAND ...
+
+commands:
+{chr(10).join(f"  {name:10}{what}" for name, what in COMMANDS.items())}
+
+options:
+  -h, --help  this page; `r3mem COMMAND --help` lists every setting of a command
+  --version   the version
+
+Settings: --config FILE, as often as needed; later files win, arguments win over files.
+  r3mem fit --config model.yaml --config data.yaml --trainer.max_steps 50
+  r3mem fit ... --ckpt_path latest        goes on with a run that was broken off
+  r3mem fit ... --print_config            shows the settings that would be in force
+A class_path may name a class of your own: modules are looked for in the working folder too.
+"""
 
 
-def main() -> None:
-    """Run the command that the process was started with."""
-    if sys.argv[1:2] == ["report"]:
-        from r3mem.report.command import main as report
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command.
 
-        report(sys.argv[2:])
-    elif sys.argv[1:2] == ["export"]:
-        from lightning_modules.export import main as export
-
-        export(sys.argv[2:])
-    else:
+    Args:
+        arguments: Instead of the process's own.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    word = given[0] if given else ""
+    if word in ("-h", "--help"):
+        print(HELP, end="")
+    elif word == "--version":
+        print(f"r3mem {__version__}")
+    elif not word:
+        print(HELP, end="", file=sys.stderr)
+        raise SystemExit(2)
+    elif word in OTHERS:
+        _find_own_modules()
+        importlib.import_module(OTHERS[word][1]).main(given[1:])
+    elif word in RUNS or word.split("=")[0] in IN_FRONT:
+        _find_own_modules()
+        wrong = quick_check.wrong(word, given[1:]) if word in RUNS else None
+        if wrong:
+            _refuse(wrong, f"r3mem {word} --help")
+        if not {"-h", "--help"} & set(given):
+            phases.begin("importing torch, transformers and Lightning")
         from lightning_modules.cli import main as run
 
-        run()
+        run() if arguments is None else run(given)
+    else:
+        near = nearest(word, [*COMMANDS, "--help", "--version", *IN_FRONT[1:]])
+        kind = "option" if word.startswith("-") else "command"
+        _refuse(
+            f"unknown {kind} {word!r}: "
+            + (f"did you mean {near!r}?" if near else f"the commands are {', '.join(COMMANDS)}"),
+            "r3mem --help",
+        )
+
+
+def _find_own_modules() -> None:
+    """Look for modules in the working folder too, as ``python -m`` does.
+
+    Last, not first: a file ``datasets.py`` that lies there must not stand in the place of an installed package.
+    """
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)
+
+
+def _refuse(message: str, see: str) -> NoReturn:
+    print(f"r3mem: {message}; see `{see}`", file=sys.stderr)
+    raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +10,10 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_modules.memory_module import MemoryModule
+from lightning_modules.run_settings import SETTINGS
 from lightning_modules.whole_checkpoints import read_whole
-from r3mem.errors import ConfigError, InputError, R3MemError
+from r3mem.errors import ConfigError, InputError
 from r3mem.hierarchy import Flat
-
-SETTINGS = "config.yaml"
 
 
 def export(checkpoint: Path, out: Path, config: Path | None = None) -> None:
@@ -80,28 +75,3 @@ def _build(path: Path) -> MemoryModule:
     if module.follows_data and tokens is not None:
         module.model.hierarchy = Flat(tokens)
     return module
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Args:
-        arguments: Instead of the process's own.
-    """
-    p = argparse.ArgumentParser(
-        prog="r3mem export", description="A checkpoint as a model folder: one safetensors file and its description."
-    )
-    p.add_argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of r3mem fit, under any strategy")
-    p.add_argument("--out", type=Path, metavar="DIR", required=True, help="the folder to write")
-    p.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"the run's settings; {SETTINGS} beside the checkpoint if left out"
-    )
-    args = p.parse_args(arguments)
-    try:
-        export(args.checkpoint, args.out, args.config)
-    except R3MemError as error:
-        if os.environ.get("R3MEM_TRACEBACK"):
-            raise
-        print(f"r3mem: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    print(f"saved the model: R3Mem.from_pretrained({str(args.out)!r}) loads it")

@@ -6,7 +6,6 @@ Shape legend: B batch, T segments of a batch, N text tokens, K virtual tokens, D
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Container, Iterable
 from dataclasses import fields
 from typing import Any, TypeVar, cast
@@ -15,12 +14,17 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lightning_modules.carried_memory import rows_of_all
+from lightning_modules.checkpoint_settings import check_settings, settings_of
 from lightning_modules.global_means import check_finite, over_processes
+from lightning_modules.learning_rate import Settings, WarmupThenCosine, check_goes_on, check_steps
 from lightning_modules.pair_terms import PairTerms
+from lightning_modules.phases import PHASES
 from lightning_modules.prediction import Predicted, Prediction
 from lightning_modules.segment_terms import Sums, add_own_terms, check_streams, total
 from lightning_modules.strategies import AdapterFSDPStrategy, check_strategy
@@ -106,6 +110,9 @@ class MemoryModule(LightningModule):
         self._carried: MemoryState | None = None
         self._resumed: MemoryState | None = None
         self._seed, self._own_ratio = 0, compressor.ratio
+        self._settings: dict[str, Any] | None = None
+        self._schedule: WarmupThenCosine | None = None
+        self._before: Settings | None = None
         # Whether every process has to run the same passes, because together they hold the layers.
         self._in_step = False
         #: Documents that prediction leaves out; a prediction writer sets it after an interruption.
@@ -137,11 +144,14 @@ class MemoryModule(LightningModule):
         if self.follows_data and tokens is not None:
             self.model.hierarchy = Flat(tokens)
         if stage == "fit" and self.calibrates and not self._calibrated:
+            PHASES.tell("calibrating")
             self.model.to(strategy.root_device)
             ids = getattr(getattr(self.trainer, "datamodule", None), "calibration_ids", None)
             explained = self.model.calibrate() if ids is None else self.model.calibrate(ids, tokens or len(ids))
             rank_zero_info(f"calibrated: reading explains {explained:.0%} of the backbone's own states")
             self._calibrated = True
+        # Now: a training step may save at another ratio than the model's own.
+        self._settings = settings_of(self.model)
 
     def _check_same_backbone(self, strategy: Strategy) -> None:
         """Refuse processes whose backbones differ, in precision too: machines may differ in what ``auto`` is."""
@@ -170,17 +180,16 @@ class MemoryModule(LightningModule):
                 "nothing of this model is to be trained: set model.backbone.init_args.lora_rank above 0, or use the "
                 "model as it is"
             )
-        optimizer = self.optimizer_callable(trained)
-        total = max(1, int(self.trainer.estimated_stepping_batches))
+        optimizer, total = self.optimizer_callable(trained), max(1, int(self.trainer.estimated_stepping_batches))
+        self._schedule = WarmupThenCosine(optimizer, self.warmup_steps, self.final_lr, total)
+        self._check_goes_on()
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}
 
-        def factor(step: int) -> float:
-            if step < self.warmup_steps:
-                return (step + 1) / self.warmup_steps
-            done = min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps))
-            return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def _check_goes_on(self) -> None:
+        # Strategies differ in which comes first, the checkpoint or the optimiser.
+        if self._before is not None and self._schedule is not None:
+            check_goes_on(self._before, self._schedule.settings())
+            self._before = None
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -363,21 +372,13 @@ class MemoryModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep adapters, our own parts and the memory that is carried to the next batch; drop the frozen backbone."""
         checkpoint["state_dict"] = saving.own_state(self.model)
-        carried = self._carried
-        if carried is not None and self.trainer.world_size > 1:
-            # Every process has rows of its own; together in order they are the rows that one process would have. Where
-            # a compressor accumulates, they may have different numbers of slots.
-            width = carried.slots_BKD.shape[1]
-            widest = int(cast(Tensor, self.all_gather(torch.tensor(width, device=self.device))).max())
-            parts = [torch.nn.functional.pad(carried.slots_BKD, (0, 0, 0, widest - width)), carried.lengths_B]
-            if carried.segment_BK is not None:
-                parts.append(torch.nn.functional.pad(carried.segment_BK, (0, widest - width)))
-            slots_BKD, lengths_B, *segment = (cast(Tensor, self.all_gather(t)).flatten(0, 1) for t in parts)
-            carried = MemoryState(slots_BKD, lengths_B, carried.ratio, *segment)
+        carried = None if self._carried is None else rows_of_all(self._carried, self)
         checkpoint["r3mem"] = {
             "format": CHECKPOINT_FORMAT,
             "backbone": self.backbone.fingerprint,
             "dtype": self.backbone.precision,
+            "settings": self._settings,
+            "training": None if self._schedule is None else self._schedule.settings(),
             "carried": None
             if carried is None
             else [carried.slots_BKD, carried.lengths_B, carried.ratio, carried.segment_BK],
@@ -387,7 +388,8 @@ class MemoryModule(LightningModule):
         """Refuse what does not fit, put our parts in place.
 
         Raises:
-            FingerprintError: The checkpoint is not r3mem's, of another version, or of another backbone.
+            FingerprintError: The checkpoint is not r3mem's, of another version, backbone or settings.
+            ConfigError: It is beyond the steps of this run, or of another optimiser.
         """
         about = checkpoint.get("r3mem")
         if about is None or about.get("format") != CHECKPOINT_FORMAT:
@@ -402,6 +404,11 @@ class MemoryModule(LightningModule):
                 f"but {self.backbone.name} in {self.backbone.precision} is {self.backbone.fingerprint}: set "
                 "model.backbone.init_args.name and dtype to those it was trained on"
             )
+        check_settings(about.get("settings"), self._settings or settings_of(self.model))
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            check_steps(checkpoint["global_step"], self._trainer.max_steps)
+            self._before = about.get("training")
+            self._check_goes_on()
         saving.load_own_state(self.model, checkpoint["state_dict"])
         checkpoint["state_dict"] = {}
         if about["carried"] is not None:
@@ -409,7 +416,9 @@ class MemoryModule(LightningModule):
             self._resumed = MemoryState(*about["carried"])
 
     def on_train_start(self) -> None:
-        """Go on from the memory that the checkpoint carried."""
+        """Go on from the memory that the checkpoint carried, with the optimiser's settings of this run."""
+        if self._schedule is not None:
+            self._schedule.put_in_force()
         resumed, self._resumed = self._resumed, None
         if resumed is not None:
             rank, world_size = self.global_rank, self.trainer.world_size

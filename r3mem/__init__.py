@@ -1,10 +1,16 @@
 """R^3Mem: memory retention and retrieval by reversible compression (arXiv 2502.15957)."""
 
-from r3mem.backbone import Backbone
-from r3mem.errors import ConfigError, FingerprintError, InputError, R3MemError, RecallError
-from r3mem.memory import Memory, MemoryState, Segments
-from r3mem.model import R3Mem
-from r3mem.tree_memory import TreeMemory
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from r3mem.backbone import Backbone
+    from r3mem.errors import ConfigError, FingerprintError, InputError, R3MemError, RecallError
+    from r3mem.memory import Memory, MemoryState, Segments
+    from r3mem.model import R3Mem
+    from r3mem.tree_memory import TreeMemory
 
 __all__ = [
     "Backbone",
@@ -20,3 +26,30 @@ __all__ = [
     "TreeMemory",
 ]
 __version__ = "0.1.0"
+
+# Where each name is. A module is imported when one of its names is first used (PEP 562): torch and transformers take
+# seconds, which the package's name alone, its version or an error's class need not cost.
+_PLACES = {
+    "backbone": ("Backbone",),
+    "errors": ("ConfigError", "FingerprintError", "InputError", "R3MemError", "RecallError"),
+    "memory": ("Memory", "MemoryState", "Segments"),
+    "model": ("R3Mem",),
+    "tree_memory": ("TreeMemory",),
+}
+_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
+# Packages that a user reaches by an attribute: `r3mem.compressors.VirtualTokens`.
+_MODULES = (*_PLACES, "compressors", "hierarchy", "metrics", "reversible", "search")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

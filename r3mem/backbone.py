@@ -35,6 +35,7 @@ from r3mem import backbone_source
 from r3mem.adapters import AdapterSwitch, with_adapters
 from r3mem.attention import LayerAttention, Observed, make_observable, recording, register
 from r3mem.backbone_structure import body, decoder_layers, digest, head, plain_head
+from r3mem.by_content import ByContent
 from r3mem.cpu_precision import fastest
 from r3mem.errors import ConfigError, InputError
 from r3mem.evaluation_mode import evaluating, set_mode
@@ -58,8 +59,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _HEAD_APART: ContextVar[bool] = ContextVar("r3mem_head_apart", default=False)
 
 
-@dataclass
-class Pass:
+@dataclass(eq=False, repr=False)
+class Pass(ByContent):
     """What one backbone pass gives.
 
     Attributes:

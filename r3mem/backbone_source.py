@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from r3mem.cache import cache_folder
 from r3mem.cpu_precision import is_slow, slowdown
@@ -22,6 +25,20 @@ from r3mem.wheel import WHEEL, file_in_wheel
 
 DIGESTS = "digests.json"
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def bars_in_terminals_only() -> Iterator[None]:
+    """Inside, transformers draws no bars where standard error is a file: a log would hold a line for every weight."""
+    draws = bool(transformers_logging.is_progress_bar_enabled())
+    if sys.stderr.isatty() or not draws:
+        yield
+        return
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call,unused-ignore]
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call,unused-ignore]
 
 
 def unpacked_gguf(path: Path) -> Path:
@@ -41,8 +58,9 @@ def unpacked_gguf(path: Path) -> Path:
         _check_unpacked(folder)
         return folder
     log.info("unpacking %s once into %s", path.name, folder)
-    loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    with bars_in_terminals_only():
+        loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     config = type(loaded.config).from_dict(
         {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
     )
@@ -111,7 +129,7 @@ def load(
     else:
         source = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     try:
-        with quantising() if load_in_4bit else nullcontext():
+        with bars_in_terminals_only(), quantising() if load_in_4bit else nullcontext():
             model = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, attn_implementation=attn_implementation, **options
             )

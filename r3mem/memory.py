@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from r3mem.by_content import ByContent
 from r3mem.errors import InputError
 from r3mem.folded import Folded, carried
 from r3mem.memory_layout import check_layout, check_version
@@ -31,8 +32,8 @@ def slots_needed(n_tokens: int, ratio: int) -> int:
     return -(-n_tokens // ratio)
 
 
-@dataclass
-class Segments:
+@dataclass(eq=False, repr=False)
+class Segments(ByContent):
     """One segment of each of B texts, padded on the right.
 
     Attributes:
@@ -71,8 +72,8 @@ class Segments:
         return torch.arange(self.ids_BN.shape[1], device=self.ids_BN.device) < self.lengths_B[:, None]
 
 
-@dataclass
-class MemoryState:
+@dataclass(eq=False, repr=False)
+class MemoryState(ByContent):
     """Virtual memory tokens as the next segment (or a question) reads them: fixed size, however long the history.
 
     Slot k of a row stands for text tokens ``k * ratio`` to ``(k + 1) * ratio - 1`` of the segment it was written from.
@@ -154,8 +155,8 @@ class MemoryState:
         )
 
 
-@dataclass
-class Memory:
+@dataclass(eq=False, repr=False)
+class Memory(ByContent):
     """What is kept of one text: a record of each of its segments, as stored, and what proves an exact recall.
 
     The last record is also the state that the next segment reads. In bytes a memory is larger than its text; what
@@ -199,6 +200,10 @@ class Memory:
     def sources(self) -> tuple[Tensor, ...]:
         """What a state is made of."""
         return self.data_TKD, self.share_scale_TK, self.rest_scale_TK, self.lengths_T
+
+    def __repr__(self) -> str:
+        held = f"{self.n_tokens:,} tokens in {self.n_slots:,} virtual tokens, {len(self.digests):,} segments"
+        return f"Memory({held}, ratio {self.ratio}, {self.precision}, {self.nbytes:,} bytes)"
 
     @property
     def n_tokens(self) -> int:

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, pad
 
+from r3mem.by_content import ByContent
+
 #: Logits of one chunk: on a CPU they should stay in the cache, on a GPU products should be large.
 CHUNK_CPU, CHUNK_GPU = 1 << 23, 1 << 27
 
 
-@dataclass
-class NextTokens:
+@dataclass(eq=False, repr=False)
+class NextTokens(ByContent):
     """States behind the final norm, and the head that makes logits of them.
 
     Attributes:

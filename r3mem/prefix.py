@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from r3mem.by_content import ByContent
 from r3mem.errors import ConfigError
 
 
-@dataclass
-class Prefix:
+@dataclass(eq=False, repr=False)
+class Prefix(ByContent):
     """Virtual tokens in the backbone's own space, to be placed in front of a text.
 
     It is made of hidden states. Where there are keys and values too, these stand in front: every layer's attention

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from r3mem import saving
 from r3mem.backbone import Backbone, Pass
+from r3mem.by_content import ByContent
 from r3mem.components import describe
 from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
@@ -48,8 +49,8 @@ LEVELS = "level embedding"
 Text = str | Sequence[int]
 
 
-@dataclass
-class Step:
+@dataclass(eq=False, repr=False)
+class Step(ByContent):
     """One segment's forward pass.
 
     Attributes:

@@ -6,10 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from r3mem.errors import InputError
 from r3mem.scratch_folder import scratch_beside
@@ -17,6 +16,16 @@ from r3mem.seal import RESTORE, SEAL, tensors_digest
 
 #: What safetensors and torch raise for a file that is damaged, beside their own error.
 DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Safetensors' own, imported when it is used: reports replace files too and have no need of torch."""
+    from safetensors.torch import save_file as save
+
+    save(tensors, path, metadata)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from r3mem.by_content import ByContent
 from r3mem.errors import InputError
 from r3mem.memory import UNNAMED, Memory
 from r3mem.memory_layout import check_version
@@ -39,8 +40,8 @@ class TreeNode:
     record: int
 
 
-@dataclass
-class TreeMemory:
+@dataclass(eq=False, repr=False)
+class TreeMemory(ByContent):
     """Memories of the nodes of one document's tree; the text itself is not in it.
 
     Attributes:
@@ -52,6 +53,10 @@ class TreeMemory:
     nodes: list[TreeNode]
     levels: list[Memory] = field(repr=False)
     title: str = ""
+
+    def __repr__(self) -> str:
+        held = f"{len(self.nodes):,} nodes in {len(self.levels)} levels, {self.n_tokens:,} tokens"
+        return f"TreeMemory({self.title[:40]!r}, {held} in {self.n_slots:,} virtual tokens, {self.nbytes:,} bytes)"
 
     @property
     def leaves(self) -> list[int]:

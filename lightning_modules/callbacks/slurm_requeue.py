@@ -30,6 +30,8 @@ class SlurmRequeue(SaveOnSignal):
         ConfigError: There is no such signal, or an impossible number of steps.
     """
 
+    also = ()
+
     def __init__(self, signal_name: str = "SIGUSR1", every_n_steps: int = 1) -> None:
         super().__init__(signal_name, every_n_steps)
 
@@ -39,7 +41,7 @@ class SlurmRequeue(SaveOnSignal):
         if isinstance(environment, SLURMEnvironment):
             environment.auto_requeue = False
             if stage == "fit":
-                self._take_over()
+                self._take_over(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing was agreed upon yet at the step that is begun with."""

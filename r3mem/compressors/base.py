@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from r3mem.backbone import Backbone
+from r3mem.by_content import ByContent
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.next_tokens import Scores, logits_of
@@ -22,8 +23,8 @@ from r3mem.prefix import Prefix
 from r3mem.ratio_in_force import in_force
 
 
-@dataclass
-class Written:
+@dataclass(eq=False, repr=False)
+class Written(ByContent):
     """What a compressor gives for one segment.
 
     Attributes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from r3mem.errors import InputError, R3MemError
 from r3mem.report.comparison import Comparison
 from r3mem.report.page import notes, page, terminal_table
 from r3mem.report.runs import read_runs
+from r3mem.suggestions import Arguments
 from r3mem.tensor_file import replacing
 
 PAGE = "README.md"
@@ -55,15 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Instead of the process's own.
     """
-    p = argparse.ArgumentParser(
-        prog="r3mem report", description="Runs of benchmarks/compare.py as one table, a page and plots."
-    )
+    p = Arguments(prog="r3mem report", description="Runs of benchmarks/compare.py as one table, a page and plots.")
     p.add_argument("folder", type=Path, metavar="DIR", help="the runs of one suite, benchmarks/results/compare/SUITE")
     p.add_argument(
         "--out", type=Path, metavar="DIR", help=f"where {PAGE} and the plots go; the folder itself if left out"
     )
     p.add_argument("--strict", action="store_true", help="exit with an error if a run or a row is missing")
-    args = p.parse_args(arguments)
+    args = p.parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 200)
     try:
         report(args.folder, args.out or args.folder, console, args.strict)

@@ -102,7 +102,7 @@ def test_fewer_paragraphs_than_candidates(tmp_path: Path, byte_tokenizer: PreTra
 
 def test_evaluation_has_all_paragraphs_in_order(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:
     records = [record(0, 5), record(1, 7), record(2, 3)]
-    data = module(tmp_path, byte_tokenizer, records, batch_size=2, validation_fraction=0.999)
+    data = module(tmp_path, byte_tokenizer, records, batch_size=2, validation=str(tmp_path / "train.jsonl"))
     data.setup("fit")
     loader = data.val_dataloader()
     assert isinstance(loader, PairLoader)

@@ -95,7 +95,7 @@ def test_wrong_settings_are_refused(
     settings["model"]["backbone"]["init_args"]["lora_rank"] = 2
     path = tmp_path / "config.yaml"
     for text, reason in (
-        (yaml.safe_dump(settings), "do not fit this model"),
+        (yaml.safe_dump(settings), "model.backbone.init_args.lora_rank is 2 here, 4 in the checkpoint"),
         ("trainer: {}", "has no model"),
         ("model: {backbone: 3}", "does not describe a model"),
         ("a: [", "is not YAML"),

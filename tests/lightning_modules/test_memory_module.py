@@ -305,7 +305,7 @@ def test_a_checkpoint_carries_the_numbers_of_segments_and_one_of_before_has_none
     whole = batch(segments=2)
     _, made._carried = made._sums(whole, None, {"forward": 1.0})
     assert made._carried.segment_BK is not None
-    made._trainer = cast(Any, SimpleNamespace(world_size=1))
+    made._trainer = cast(Any, SimpleNamespace(world_size=1, state=SimpleNamespace(fn=None)))
     for kept, numbers in ((4, made._carried.segment_BK), (3, None)):
         checkpoint: dict[str, Any] = {}
         made.on_save_checkpoint(checkpoint)

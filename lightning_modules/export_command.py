@@ -1,0 +1,44 @@
+"""``r3mem export CKPT --out DIR`` as a command line; what it does is in `lightning_modules.export`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_modules import phases
+from r3mem.errors import R3MemError
+from r3mem.suggestions import Arguments
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        arguments: Instead of the process's own.
+    """
+    p = Arguments(
+        prog="r3mem export", description="A checkpoint as a model folder: one safetensors file and its description."
+    )
+    p.add_argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of r3mem fit, under any strategy")
+    p.add_argument("--out", type=Path, metavar="DIR", required=True, help="the folder to write")
+    p.add_argument(
+        "--config", type=Path, metavar="FILE", help="the run's settings; config.yaml beside the checkpoint if left out"
+    )
+    args = p.parse(arguments)
+    phases.begin("importing torch, transformers and Lightning")
+    # Only now, so that a mistyped option is answered at once.
+    from lightning_modules.export import export
+
+    phases.PHASES.tell(f"reading {args.checkpoint}")
+    try:
+        export(args.checkpoint, args.out, args.config)
+    except R3MemError as error:
+        if os.environ.get("R3MEM_TRACEBACK"):
+            raise
+        print(f"r3mem: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    finally:
+        phases.PHASES.end()
+    print(f"saved the model: R3Mem.from_pretrained({str(args.out)!r}) loads it")
