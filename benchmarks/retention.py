@@ -37,6 +37,7 @@ from r3mem.compressors.scorers import (
 from r3mem.compressors.scorers.benefit_weighted import next_nll
 from r3mem.next_tokens import Scores
 from r3mem.reversible.quantise import Precision, dequantise
+from r3mem.text_ids import text_ids
 
 CONTINUATION, SKIPPED_CHARACTERS, RESAMPLED = 256, 5000, 2000
 ONE_PASS, TWO_PASSES, ORACLE = "selected (1 pass)", "selected (2 passes)", "oracle"
@@ -78,7 +79,7 @@ def windows_of_source(path: str, backbone: Backbone, size: int, most: int) -> li
         text = document.text
         text = text[SKIPPED_CHARACTERS:] if len(text) > 2 * SKIPPED_CHARACTERS else text
         # No tokenizer makes less than a token of eight characters of prose.
-        ids = backbone.tokenizer(text[: 8 * size * most], add_special_tokens=False, verbose=False).input_ids
+        ids = text_ids(text[: 8 * size * most], backbone.tokenizer)
         if len(ids) >= size:
             documents.append(list(ids))
         if len(documents) == most:

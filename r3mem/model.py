@@ -6,6 +6,7 @@ Shape legend: T segments of one text, K virtual tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,13 +15,17 @@ import torch
 from r3mem import saving
 from r3mem.errors import ConfigError, InputError
 from r3mem.evaluation_mode import evaluating
+from r3mem.given_texts import Text, given_ids, given_texts, text_of_file
 from r3mem.hierarchy import Document
-from r3mem.memory import Memory, MemoryState, Segments
+from r3mem.memory import Memory, Segments, whole_number
+from r3mem.open_record import last_records, reopened
+from r3mem.reading import continue_prompts
+from r3mem.recalled_text import bytes_of_memory, text_of_memory, text_of_node, text_of_tree
 from r3mem.reversible.quantise import Precision
 from r3mem.reversible.text_side import Proof
-from r3mem.segment_model import SegmentModel, Text, joined
+from r3mem.segment_model import SegmentModel
 from r3mem.tree_memory import TreeMemory
-from r3mem.tree_retention import recall_leaves, recall_node, retain_trees
+from r3mem.tree_retention import retain_trees
 
 
 class R3Mem(SegmentModel):
@@ -37,69 +42,130 @@ class R3Mem(SegmentModel):
         """Compress a text, or several at once, into virtual memory tokens.
 
         Args:
-            text: A string, token ids, or a list of either.
-            memory: What comes before: the text is compressed reading it, and appended to its records.
+            text: A string, token ids, or a list of either. Control strings in a text are text, as all of it is.
+            memory: What comes before: the text is compressed reading it, and appended to its records. Where its last
+                record is not full (`Flat`), that record is written again with the new text in it, so that token ids fed
+                in any pieces give the records that all of them give at once. Each call then compresses up to a segment
+                anew: feed pieces of a segment or more where that counts. Strings fed in pieces are recalled exactly;
+                their records are those of the whole string as far as it has the same tokens where they meet. Part of
+                a memory that lacks the record before an open one is left as it is.
             precision: How the virtual tokens are stored.
-            records: ``all`` keeps a record of every segment; ``last`` only the last, from which a text can be gone on
-                with in constant memory.
+            records: ``all`` keeps a record of every segment; ``last`` only the last (and the one before it, where the
+                last is not full), from which a text can be gone on with in constant memory.
 
         Returns:
             A :class:`Memory`, or a list of them for a list of texts.
 
         Raises:
-            InputError: An empty text, or one that its tokenizer does not reproduce.
+            InputError: No text, an empty one (the message says which), or one that its tokenizer does not reproduce.
             FingerprintError: ``memory`` was made by another backbone or stack.
         """
         if records not in ("all", "last"):
             raise ConfigError(f"records is 'all' or 'last', not {records!r}")
         if records == "last" and self.compressor.accumulates:
             raise ConfigError(f"{type(self.compressor).__name__} reads more than the last record: keep all of them")
-        single = isinstance(text, str) or not any(isinstance(part, str | Sequence) for part in text)
-        texts = [cast(Text, text)] if single else list(cast(Sequence[Text], text))
-        before = [memory] if isinstance(memory, Memory) else list(memory or [])
-        kept: list[list[Memory]] = [[m] for m in before] or [[] for _ in texts]
-        if len(kept) != len(texts):
-            raise InputError(f"{len(texts)} texts but {len(kept)} memories; give one memory per text or none")
-        for earlier in before:
-            self.check_goes_on(earlier, precision)
-        for row, part in self.retain_stream([self.tokens(t) for t in texts], before or None, precision):
-            kept[row] = [*kept[row], part] if records == "all" else [part]
+        texts, single = given_texts(text)
+        kept: list[list[Memory]] = []
+        rows: list[list[int]] = []
+        for given, earlier in zip(texts, self._before(memory, len(texts), precision), strict=True):
+            closed, opened, tail = (None, [], []) if earlier is None else reopened(self, earlier)
+            kept.append([] if closed is None else [closed])
+            rows.append([*opened, *self.tokens(given, tail)])
+        before = [parts[0] if parts else None for parts in kept]
+        for row, part in self.retain_stream(rows, before, precision):
+            # Of the last records two are kept: an open one is written again with the one before it.
+            kept[row] = [*kept[row], part] if records == "all" else [*kept[row], part][-2:]
         memories = [Memory.join(parts) for parts in kept]
+        if records == "last":
+            memories = [m.part(*last_records(self, m)) for m in memories]
         return memories[0] if single else memories
 
-    @torch.no_grad()
+    def retain_file(
+        self,
+        path: str | Path,
+        memory: Memory | None = None,
+        precision: Precision = "float16",
+        records: str = "all",
+    ) -> Memory:
+        """Compress a text file as it is, byte for byte: line ends and a byte-order mark are kept.
+
+        ``open(path).read()`` makes ``\\n`` of ``\\r\\n`` and ``\\r``, so what it gives is not the file's text. To write a
+        recalled text to a file as it was: ``path.write_bytes(model.recall(memory).encode())``.
+
+        Args:
+            path: A file in UTF-8.
+            memory: As of :meth:`retain`.
+            precision: As of :meth:`retain`.
+            records: As of :meth:`retain`.
+
+        Raises:
+            InputError: The file cannot be read, is empty or not UTF-8, or its tokenizer does not reproduce it.
+        """
+        text = text_of_file(path)
+        if not text:
+            raise InputError(f"{path} is empty: there is nothing to retain")
+        made: Memory = self.retain(text, memory, precision, records)
+        return made
+
+    def _before(self, memory: Any, n_texts: int, precision: Precision) -> list[Memory | None]:
+        """What each text goes on from, checked."""
+        if memory is None:
+            return [None] * n_texts
+        before = [memory] if isinstance(memory, Memory | TreeMemory) else list(memory)
+        if len(before) != n_texts:
+            raise InputError(f"{n_texts} texts but {len(before)} memories; give one memory per text or none")
+        for earlier in before:
+            if earlier is not None:
+                self.check_goes_on(earlier, precision)
+        return before
+
     def retain_stream(
         self,
         texts: Sequence[Sequence[int]],
-        memories: Sequence[Memory] | None = None,
+        memories: Sequence[Memory | None] | None = None,
         precision: Precision = "float16",
     ) -> Iterator[tuple[int, Memory]]:
         """Compress texts segment by segment, giving each record as soon as it is made; nothing is kept here.
 
+        What comes before is left as it is: a text begins a new record (:meth:`retain` fills up an open one).
+
         Args:
             texts: Token ids of each text; all advance in step.
-            memories: What comes before each text.
+            memories: What comes before each text; None where nothing does.
             precision: How the virtual tokens are stored.
 
         Yields:
             ``(row, record)``: the number of the text, and a memory of its next segment.
+
+        Raises:
+            InputError: No text, or an empty one; the message says which.
         """
+        if isinstance(texts, str) or not isinstance(texts, list | tuple) or not texts:
+            raise InputError("no texts to retain: give a list of token ids of at least one text")
+        rows = [given_ids(ids, f"text {i} of {len(texts)}") for i, ids in enumerate(texts)]
+        empty = next((i for i, ids in enumerate(rows) if not ids), None)
+        if empty is not None:
+            raise InputError(f"text {empty} of {len(rows)} is empty: give at least one token to retain")
+        before = self._before(memories, len(rows), precision)
+        return self._records(rows, before, precision)
+
+    @torch.no_grad()
+    def _records(
+        self, texts: Sequence[Sequence[int]], memories: Sequence[Memory | None], precision: Precision
+    ) -> Iterator[tuple[int, Memory]]:
         documents = [self.document(ids) for ids in texts]
         leaves = [self.hierarchy.build(document).leaves for document in documents]
-        if any(not nodes for nodes in leaves):
-            raise InputError("a text is empty: give at least one token to retain")
-        states: list[MemoryState | None] = [None] * len(texts)
-        if memories is not None:
-            states = [self.state(m) for m in memories]
+        states = [None if m is None else self.state(m) for m in memories]
+        begins = [0 if m is None else m.begins + m.n_tokens for m in memories]
         with evaluating(self):
             for t in range(max(len(nodes) for nodes in leaves)):
                 active = [row for row, nodes in enumerate(leaves) if t < len(nodes)]
                 spans = [(row, leaves[row][t]) for row in active]
                 segments = Segments.pad([documents[row].ids[n.start : n.end] for row, n in spans], self.backbone.device)
                 made = self.retain_segments(segments, [states[row] for row in active], precision)
-                for row, (state, record) in zip(active, made, strict=True):
+                for (row, node), (state, record) in zip(spans, made, strict=True):
                     states[row] = self.compressor.next_state(self.backbone, states[row], state)
-                    yield row, record
+                    yield row, replace(record, begins=begins[row] + node.start)
 
     @torch.no_grad()
     def retain_tree(
@@ -125,11 +191,14 @@ class R3Mem(SegmentModel):
             InputError: An empty document, or a text that its tokenizer does not reproduce.
             FingerprintError: ``memory`` was made by another backbone or stack.
         """
-        several = not isinstance(document, str | Document) and bool(document) and isinstance(document[0], Document)
+        several = isinstance(document, list | tuple) and any(isinstance(d, Document) for d in document)
         given = list(cast(Sequence[Document], document)) if several else [document]
         documents = [d if isinstance(d, Document) else self.document(self.tokens(cast(Text, d))) for d in given]
-        if any(not d.ids for d in documents):
-            raise InputError("a document is empty: give at least one token to retain")
+        empty = next((i for i, d in enumerate(documents) if not d.ids), None)
+        if empty is not None:
+            raise InputError(f"document {empty} of {len(documents)} is empty: give at least one token to retain")
+        if memory is not None and not isinstance(memory, TreeMemory):
+            raise InputError(f"a document goes on from a TreeMemory, not from a {type(memory).__name__}")
         if memory is not None and len(documents) > 1:
             raise InputError("several documents go on from nothing: give memory with a single document only")
         with evaluating(self):
@@ -143,17 +212,34 @@ class R3Mem(SegmentModel):
 
         Args:
             memory: The memory.
-            node: Of the memory of a tree, the node to recall; None recalls the whole document, from its leaves.
+            node: Of the memory of a tree, the node to recall; None recalls the whole document, from its leaves. A
+                node's text is a slice of the document's, and those of a level join to it: a character that a cut goes
+                through is the later node's.
 
         Raises:
             RecallError: The text cannot be given back exactly.
+            InputError: There is no such node, or records of a part begin or end inside a character and have bytes
+                alone (:meth:`recall_bytes`).
             FingerprintError: The memory was made by another backbone or stack.
         """
         if isinstance(memory, TreeMemory):
-            ids = recall_leaves(self, memory) if node is None else recall_node(self, memory, node)
-        else:
-            ids = self.recall_ids(memory)
-        return str(self.backbone.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+            return text_of_tree(self, memory) if node is None else text_of_node(self, memory, node)
+        if node is not None:
+            raise InputError("only the memory of a tree has nodes: leave node out, or take recall(memory.part(record))")
+        return text_of_memory(self, memory)
+
+    @torch.no_grad()
+    def recall_bytes(self, memory: Memory) -> bytes:
+        """The bytes of the text that was retained, in UTF-8; also where records begin or end inside a character.
+
+        Args:
+            memory: The memory.
+
+        Raises:
+            RecallError: The text cannot be given back exactly.
+            InputError: The tokenizer does not say which bytes its tokens spell.
+        """
+        return bytes_of_memory(self, memory)
 
     @torch.no_grad()
     def recall_ids(self, memory: Memory, batch: int = 64) -> list[int]:
@@ -163,6 +249,8 @@ class R3Mem(SegmentModel):
             memory: The memory.
             batch: Segments that are recalled at a time.
         """
+        if whole_number(batch, "batch") < 1:
+            raise InputError(f"batch {batch} is not possible: recall at least 1 segment at a time")
         self.check(memory)
         ids: list[int] = []
         for start in range(0, len(memory.lengths_T), batch):
@@ -180,47 +268,38 @@ class R3Mem(SegmentModel):
 
     @torch.no_grad()
     def generate(
-        self, prompt: str | Sequence[str], memory: Memory | Sequence[Memory] | None = None, reach: str = "state",
-        slots: int | None = None, **options: Any,
-    ) -> Any:  # fmt: skip
+        self,
+        prompt: Any,
+        memory: Memory | TreeMemory | Sequence[Memory | TreeMemory] | None = None,
+        reach: str = "all",
+        slots: int | None = None,
+        **options: Any,
+    ) -> Any:
         """Continue a prompt with the memory read in front of it.
 
         Args:
-            prompt: A prompt, or several.
-            memory: One memory for all prompts, or one for each.
-            reach: ``state`` reads what the next segment would read: the last segment's tokens, or with
-                `SelectedKeyValues` all segments' up to ``max_slots``. ``records`` reads every segment's.
+            prompt: A prompt, or a list of them: a string, token ids, or a chat, which is a list of messages ``{"role":
+                ..., "content": ...}`` and is written by the tokenizer's chat template. Control strings in prompts and
+                contents are text.
+            memory: One memory for all prompts, or one for each; that of a tree, or of one of its nodes, too.
+            reach: ``all`` reads every segment, as far as the window behind prompt and new tokens (and ``max_slots`` of
+                a compressor that accumulates) has room. Where it has not, a compressor that accumulates reads its
+                state, any other the newest segments, of a tree the finest level that fits, and a warning has the
+                numbers. ``state`` reads what the next segment would read: the last segment, or with
+                `SelectedKeyValues` all segments' up to ``max_slots``. ``records`` reads every segment.
             slots: Read only so many of them, those that the prompt attends to most; None reads all.
-            **options: Passed to transformers' ``generate``, such as ``max_new_tokens``.
+            **options: Passed to transformers' ``generate``, such as ``max_new_tokens`` or ``stop_strings``.
 
         Returns:
-            The continuation, or a list of them.
+            The continuation, or a list of them for a list of prompts; a list for each prompt with
+            ``num_return_sequences``. With ``return_dict_in_generate`` transformers' output, with the new tokens as
+            ``sequences`` and the continuations as ``texts``.
+
+        Raises:
+            InputError: No prompt or an empty one (the message says which), or an option that cannot be passed on.
+            FingerprintError: The memory was made by another backbone, stack or compressor.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        prefix = None
-        if memory is None and slots is not None:
-            raise InputError("slots are those of a memory, and there is none: give memory, or leave slots out")
-        if memory is not None:
-            memories = [memory] * len(prompts) if isinstance(memory, Memory) else list(memory)
-            if len(memories) != len(prompts):
-                raise InputError(
-                    f"{len(prompts)} prompts but {len(memories)} memories; give one for all or one for each"
-                )
-        ids = [list(self.backbone.tokenizer(p, add_special_tokens=False).input_ids) for p in prompts]
-        with evaluating(self), self.compressor.reading(self.backbone):
-            if memory is not None:
-                # One memory for many prompts is unpacked once.
-                states = {id(m): m for m in memories}
-                unpacked = {key: self.state(m, reach) for key, m in states.items()}
-                state = joined([unpacked[id(m)] for m in memories])
-                assert state is not None
-                if slots is not None:
-                    query = Segments.pad(ids, self.backbone.device)
-                    state = self.compressor.choose(self.backbone, state, query, slots)
-                prefix = self.compressor.read(state)
-            new = self.backbone.generate(ids, prefix, **options)
-        texts = [self.backbone.tokenizer.decode(row, skip_special_tokens=True) for row in new]
-        return texts[0] if isinstance(prompt, str) else texts
+        return continue_prompts(self, prompt, memory, reach, slots, options)
 
     def document(self, ids: Sequence[int]) -> Document:
         """A document of token ids; with its text where the hierarchy has levels, since those are cut by it.

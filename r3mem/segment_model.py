@@ -29,6 +29,7 @@ from r3mem.components import describe
 from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
 from r3mem.evaluation_mode import evaluating
+from r3mem.given_texts import Text, given_text
 from r3mem.hierarchy import Flat, Hierarchy, Refined
 from r3mem.lossless_tokens import lossless_ids
 from r3mem.memory import Memory, MemoryState, Segments, slots_needed
@@ -38,8 +39,6 @@ from r3mem.reversible import Decoder, PositionBinding, ReversibleStack
 from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.quantise import Precision, Quantised, dequantise, quantise
 from r3mem.reversible.text_side import Proof
-
-Text = str | Sequence[int]
 
 
 @dataclass
@@ -161,13 +160,15 @@ class SegmentModel(nn.Module):
         """Names of backbone, decoder (at its ratio), prior and compressor.
 
         A memory of another backbone, decoder or prior is refused. One of another compressor can be recalled and not
-        read; one of the same class with other settings is read with a warning.
+        read; one of the same class with other settings is read with a warning. ``text`` is ``data``: control strings in
+        texts are text (`r3mem.text_ids`); memories that do not say so may hold control tokens, and are recalled as ever.
         """
         return {
             "backbone": self.backbone.fingerprint,
             "stack": saving.digest(*self.exact.identity()),
             "prior": "none" if self.exact.prior is None else saving.digest(describe(self.exact.prior)),
             "compressor": self._compressor_name(),
+            "text": "data",
         }
 
     def _compressor_name(self) -> str:
@@ -267,21 +268,22 @@ class SegmentModel(nn.Module):
                 self.backbone, text, lambda slots_BKW: self.bind(text, slots_BKW).state.slots_BKD
             )
 
-    def tokens(self, text: Text) -> list[int]:
-        """Token ids of a text, checked to give the text back.
+    def tokens(self, text: Text, before: Sequence[int] = ()) -> list[int]:
+        """Token ids of a text, checked to give the text back. Control strings in it are text.
+
+        Args:
+            text: A string, or token ids.
+            before: Ids of the text that it goes on from, the last few of them.
 
         Raises:
             InputError: The text is empty, or the tokenizer loses some of it.
         """
-        if not isinstance(text, str):
-            ids = [int(i) for i in text]
-        else:
-            ids = lossless_ids(text, self.backbone.tokenizer, f"the tokenizer of {self.backbone.name}")
-        if not ids:
-            raise InputError("the text is empty: give at least one token to retain")
+        ids = given_text(text)
+        if isinstance(ids, str):
+            ids = lossless_ids(ids, self.backbone.tokenizer, f"the tokenizer of {self.backbone.name}", before)
         if min(ids) < 0 or max(ids) >= self.backbone.vocabulary:
             raise InputError(f"token ids must lie from 0 to {self.backbone.vocabulary - 1}")
-        return ids
+        return list(ids)
 
     @torch.no_grad()
     def retain_segments(
@@ -355,6 +357,10 @@ class SegmentModel(nn.Module):
         Raises:
             FingerprintError: Names what differs.
         """
+        if not isinstance(memory, Memory):
+            raise InputError(
+                f"a memory of a text is a Memory, not {type(memory).__name__}: retain or Memory.load gives one"
+            )
         own = self.fingerprint
         for part in ("backbone", "stack", "prior"):
             value = own[part]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from r3mem.errors import FingerprintError, InputError
-from r3mem.memory import Memory
+from r3mem.memory import Memory, whole_number
 from r3mem.tensor_file import read_whole, write_whole
 
 TREE_FORMAT = 1
@@ -75,16 +75,37 @@ class TreeMemory:
 
         Args:
             index: The node.
+
+        Raises:
+            InputError: There is no such node.
         """
+        if index is not None:
+            self.node(index)
         return [i for i, node in enumerate(self.nodes) if node.parent == index]
+
+    def node(self, index: int) -> TreeNode:
+        """One node.
+
+        Args:
+            index: The node, from 0.
+
+        Raises:
+            InputError: There is no such node.
+        """
+        if not 0 <= whole_number(index, "node") < len(self.nodes):
+            raise InputError(f"node {index} is not there: this tree has {len(self.nodes)}, 0 to {len(self.nodes) - 1}")
+        return self.nodes[index]
 
     def memory(self, index: int) -> Memory:
         """The memory of one node.
 
         Args:
             index: The node.
+
+        Raises:
+            InputError: There is no such node.
         """
-        node = self.nodes[index]
+        node = self.node(index)
         return self.levels[node.level].part(node.record)
 
     def save(self, path: str | Path) -> None:

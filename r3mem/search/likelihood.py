@@ -25,6 +25,7 @@ from r3mem.memory import Segments
 from r3mem.objectives import log_likelihood
 from r3mem.query_template import TEMPLATE, QueryTemplate
 from r3mem.search.base import Searcher
+from r3mem.text_ids import text_ids
 
 Kept = TypeVar("Kept")
 
@@ -110,7 +111,7 @@ class Likelihood(Searcher, Generic[Kept]):
         return given, scored
 
     def _tokens(self, text: str) -> list[int]:
-        return list(self._backbone.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+        return text_ids(text, self._backbone.tokenizer)
 
     def _check_fits(self, n_query: int) -> None:
         most = self._backbone.max_positions
