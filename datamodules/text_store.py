@@ -51,9 +51,9 @@ class TextWriter(StoreWriter[Document]):
         return {"source": self.source.identity()}
 
     def read(self) -> Iterator[Document]:
-        """The documents that hold text."""
+        """The documents that hold text, if only blanks."""
         for document in self.source.documents():
-            if document.text.strip():
+            if document.text:
                 yield document
             else:
                 self.left_out["empty documents"] += 1

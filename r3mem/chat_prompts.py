@@ -68,11 +68,10 @@ def _content(message: Mapping[str, Any], i: int) -> str:
     if others:
         raise InputError(f"message {i}: only role and content are read, and it has {', '.join(map(str, others))}")
     if isinstance(content, list | tuple):
-        if not all(
-            isinstance(p, Mapping) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in content
-        ):
+        texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
+        if len(texts) < len(content) or not all(isinstance(text, str) for text in texts):
             raise InputError(f"message {i}: parts of content are {{'type': 'text', 'text': ...}}, nothing else is read")
-        content = "".join(part["text"] for part in content)
+        content = "".join(map(str, texts))
     if not isinstance(content, str):
         raise InputError(f"message {i}: content is a string, not {type(content).__name__}: leave the message out")
     check_characters(content)

@@ -90,8 +90,8 @@ def text_of_file(path: str | Path) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: byte 0x{data[error.start]:02x} at byte offset {error.start} is not UTF-8; convert the file first, "
-            "for example: iconv -f ISO-8859-1 -t UTF-8"
+            f"{path}: byte 0x{data[error.start]:02x} at byte offset {error.start} is not UTF-8; convert it first, for "
+            "example: iconv -f ISO-8859-1 -t UTF-8"
         ) from error
 
 

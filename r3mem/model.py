@@ -89,7 +89,7 @@ class R3Mem(SegmentModel):
     ) -> Memory:
         """Compress a text file as it is, byte for byte: line ends and a byte-order mark are kept.
 
-        ``open(path).read()`` makes ``\\n`` of ``\\r\\n`` and ``\\r``, so what it gives is not the file's text. To write a
+        ``open(path).read()`` makes line feeds of all line ends, so what it gives is not the file's text. To write a
         recalled text to a file as it was: ``path.write_bytes(model.recall(memory).encode())``.
 
         Args:

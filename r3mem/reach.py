@@ -3,7 +3,7 @@
 | reach | what is read |
 |---|---|
 | ``all`` | every segment's, within the budget; see below |
-| ``state`` | what the next segment would read: the last segment's, or all up to ``max_slots`` where a compressor accumulates |
+| ``state`` | what the next segment would read: the last segment's, or all up to ``state_slots`` (accumulating) |
 | ``records`` | every segment's, side by side; a prompt that does not fit behind them is refused |
 
 The budget of ``all`` is the room that prompt and new tokens leave in the model's window, and for a compressor that

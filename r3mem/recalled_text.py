@@ -70,6 +70,9 @@ def text_of_node(model: R3Mem, memory: TreeMemory, index: int) -> str:
     if spelled is None:
         return text
     data, before = b"".join(spelled[len(lead) :]), b"".join(spelled[: len(lead)])
+    if node.start == 0 and data.startswith(b" ") and not text.startswith(" "):
+        # The blank that the tokenizer begins every text with.
+        data = data[1:]
     if data[0] & 0xC0 == 0x80:
         # The character begins before the node: its bytes from the first on.
         data = before[max((i for i, byte in enumerate(before) if byte & 0xC0 != 0x80), default=0) :] + data

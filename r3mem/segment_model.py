@@ -161,7 +161,8 @@ class SegmentModel(nn.Module):
 
         A memory of another backbone, decoder or prior is refused. One of another compressor can be recalled and not
         read; one of the same class with other settings is read with a warning. ``text`` is ``data``: control strings in
-        texts are text (`r3mem.text_ids`); memories that do not say so may hold control tokens, and are recalled as ever.
+        texts are text (`r3mem.text_ids`); memories that do not say so may hold control tokens. They are
+        recalled as ever.
         """
         return {
             "backbone": self.backbone.fingerprint,

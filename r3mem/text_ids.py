@@ -20,6 +20,8 @@ from r3mem.errors import InputError
 TAIL = 16
 # Stands in front of a text that goes on from another. Tokenizers join hardly anything over a line's end.
 ANCHORS = ("\n", ".", "a")
+# A piece that stands for one byte, where a vocabulary has no character for it.
+SPARE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
@@ -114,7 +116,8 @@ def decoded(
     """
     if not goes_on or joins(tokenizer):
         return _decode(ids, tokenizer, skip_control)
-    for anchor in ANCHORS:
+    # A letter rather than a line's end, which may be a spare byte and swallow those that follow.
+    for anchor in reversed(ANCHORS):
         front = _plain_ids([anchor], tokenizer)[0]
         if _decode(front, tokenizer) == anchor:
             return _decode([*front, *ids], tokenizer, skip_control).removeprefix(anchor)
@@ -134,7 +137,6 @@ def token_bytes(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[
         ids: The ids.
         tokenizer: What made them, byte-level (``Ġa``) or of pieces with spare tokens for bytes (``▁a``, ``<0x0A>``).
     """
-    without_blanks = decoded(ids, tokenizer, goes_on=True).replace("\ufffd", "")
     added = {number: piece.encode() for piece, number in tokenizer.get_added_vocab().items()}
     pieces = tokenizer.convert_ids_to_tokens(list(ids))
     for spell in (_byte_level, _of_piece):
@@ -142,7 +144,12 @@ def token_bytes(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[
             spelled = [added[i] if i in added else spell(piece) for i, piece in zip(ids, pieces, strict=True)]
         except KeyError:
             continue
-        if b"".join(spelled).decode(errors="replace").replace("\ufffd", "") == without_blanks:
+        # Spare bytes that make no whole character decode to nothing that could be compared.
+        whole = [at for at, piece in enumerate(pieces) if spell is _byte_level or not SPARE.fullmatch(piece)]
+        told = decoded([ids[at] for at in whole], tokenizer, goes_on=True)
+        if b"".join(spelled[at] for at in whole).decode(errors="replace").replace("\ufffd", "") == told.replace(
+            "\ufffd", ""
+        ):
             return spelled
     return None
 
@@ -192,7 +199,7 @@ def _in_pieces(
             return ids
     why = f"spell the control string at character {cuts[0] - 1} as text" if cuts else "go on from what stands before it"
     raise InputError(
-        f"{type(tokenizer).__name__} cannot give {text[:20]!r} back as it is: it cannot {why}. Retain both as one text, "
+        f"{type(tokenizer).__name__} cannot give {text[:20]!r} back as it is: it cannot {why}. Give both as one text, "
         "or take the control string out"
     )
 
@@ -223,5 +230,5 @@ def _byte_level(piece: str) -> bytes:
 
 
 def _of_piece(piece: str) -> bytes:
-    spare = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", piece)
+    spare = SPARE.fullmatch(piece)
     return bytes([int(spare[1], 16)]) if spare else piece.replace("\u2581", " ").encode()

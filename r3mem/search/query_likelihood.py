@@ -5,11 +5,10 @@ Shape legend: B batch (passages), N query tokens, K virtual tokens, V vocabulary
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from r3mem.backbone import Backbone
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.model import R3Mem
+from r3mem.next_tokens import Scores
 from r3mem.query_template import TEMPLATE
 from r3mem.search.likelihood import Likelihood
 
@@ -54,5 +53,5 @@ class QueryLikelihood(Likelihood[MemoryState]):
     def _keep(self, rows: list[list[int]]) -> MemoryState:
         return self.model.step(Segments.pad(rows, self._backbone.device), None, logits=False).state.detach()
 
-    def _logits(self, kept: MemoryState, query: Segments) -> Tensor:
-        return self.model.likelihood(query, kept)
+    def _logits(self, kept: MemoryState, query: Segments) -> Scores:
+        return self.model.scores(query, kept)
