@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 from r3mem.chat_prompts import chat_ids, is_chat
@@ -12,7 +11,7 @@ from r3mem.evaluation_mode import evaluating
 from r3mem.generation import Continuation, continued, new_tokens
 from r3mem.given_texts import given_texts
 from r3mem.memory import Memory, Segments, whole_number
-from r3mem.reach import level_read, state_read
+from r3mem.reach import at_ratio_of, level_read, state_read
 from r3mem.segment_model import SegmentModel, joined
 from r3mem.text_ids import decoded, text_ids
 from r3mem.tree_memory import TreeMemory
@@ -43,10 +42,9 @@ def continue_prompts(
     for ratio in ratios:
         mine = [b for b, each in enumerate(read) if each.ratio == ratio]
         made = _behind(model, [rows[b] for b in mine], [read[b] for b in mine], reach, slots, room, options)
-        texts = _given_back(model, made, len(mine), False)
         if made.output is not None:
             return _given_back(model, made, len(rows), single)
-        found |= dict(zip(mine, texts, strict=True))
+        found |= dict(zip(mine, _given_back(model, made, len(mine), False), strict=True))
     return found[0] if single else [found[b] for b in range(len(rows))]
 
 
@@ -65,10 +63,8 @@ def _behind(
     options: dict[str, Any],
 ) -> Continuation:  # fmt: skip
     """Prompts behind memories of one ratio. One memory for many prompts is unpacked once."""
-    ratio = memories[0].ratio
-    # Only of levels that this model makes: a memory of any other ratio is another model's.
-    with model.at_ratio(ratio) if ratio in model.hierarchy.ratios else nullcontext():
-        with evaluating(model), model.compressor.reading(model.backbone):
+    with at_ratio_of(model, memories[0]), evaluating(model):
+        with model.compressor.reading(model.backbone):
             unpacked = {key: state_read(model, m, reach, room) for key, m in {id(m): m for m in memories}.items()}
             state = joined([unpacked[id(m)] for m in memories])
             assert state is not None

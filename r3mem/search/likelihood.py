@@ -122,5 +122,6 @@ class Likelihood(Searcher, Generic[Kept]):
         if self._longest + n_query > most:
             raise InputError(
                 f"a passage of {self._longest} tokens with a query of {n_query} does not fit the {most} positions of "
-                f"{self._backbone.name}: cut passages into smaller ones before indexing"
+                f"{self._backbone.name}: shorten the query, or cut passages into smaller ones before "
+                "indexing"
             )

@@ -12,10 +12,11 @@ import torch
 
 from r3mem.errors import ConfigError, InputError
 from r3mem.evaluation_mode import evaluating
-from r3mem.memory import Segments, slots_needed, whole_number
+from r3mem.memory import Memory, Segments, whole_number
 from r3mem.model import R3Mem
 from r3mem.objectives import log_likelihood
 from r3mem.query_template import TEMPLATE, QueryTemplate
+from r3mem.reach import positions_read
 from r3mem.search.base import check_text
 from r3mem.segment_model import joined
 from r3mem.tree_memory import TreeMemory
@@ -104,16 +105,22 @@ class TreeSearch:
         return sorted(found, key=lambda hit: -hit.score)[:k]
 
     def _check_fits(self, memories: Sequence[TreeMemory], query: str, n_asked: int) -> None:
-        """Refuse a query that does not fit behind the largest memory, before anything is read."""
-        slots = max(
-            slots_needed(int(level.lengths_T.max()), level.ratio) for memory in memories for level in memory.levels
-        )
+        """Refuse a query that does not fit behind the largest memory of a level, before anything is read."""
+        largest: dict[int, Memory] = {}
+        for memory in memories:
+            for level in memory.levels:
+                longest = level.part(int(level.lengths_T.argmax()))
+                if level.ratio not in largest or longest.n_tokens > largest[level.ratio].n_tokens:
+                    largest[level.ratio] = longest
         most = self.model.backbone.max_positions
-        if slots + 1 + n_asked > most:
-            raise InputError(
-                f"a query of {len(query)} characters is {n_asked} tokens with its template; behind a node of {slots} "
-                f"virtual tokens that is more than the {most} positions of {self.model.backbone.name}: ask for less"
-            )
+        for ratio, node in largest.items():
+            with self.model.at_ratio(ratio):
+                positions = positions_read(self.model, self.model.state(node))
+            if positions + n_asked > most:
+                raise InputError(
+                    f"a query of {len(query)} characters is {n_asked} tokens with its template; behind a memory of "
+                    f"{positions} positions that is more than the {most} of {self.model.backbone.name}: shorten it"
+                )
 
     def _scored(
         self, memories: Sequence[TreeMemory], nodes: list[tuple[int, int]], asked: list[int], given: int
