@@ -111,7 +111,7 @@ class R3Mem(SegmentModel):
         """What each text goes on from, checked."""
         if memory is None:
             return [None] * n_texts
-        before = [memory] if isinstance(memory, Memory | TreeMemory) else list(memory)
+        before: list[Memory | None] = [memory] if isinstance(memory, Memory) else _listed(memory)
         if len(before) != n_texts:
             raise InputError(f"{n_texts} texts but {len(before)} memories; give one memory per text or none")
         for earlier in before:
@@ -341,3 +341,14 @@ class R3Mem(SegmentModel):
             Address of the commit.
         """
         return saving.push(self, repo_id, options)
+
+
+def _listed(memories: Any) -> list[Any]:
+    """Memories as a list.
+
+    Raises:
+        InputError: They are no list.
+    """
+    if not isinstance(memories, list | tuple):
+        raise InputError(f"a memory of a text is a Memory, not {type(memories).__name__}: retain gives one")
+    return list(memories)

@@ -210,7 +210,8 @@ def _joining(
     """Ids of a text that decode behind others as the text and nothing else, none a control token; None if none do."""
     tail = list(before)[-TAIL:]
     said = _decode(tail, tokenizer)
-    for ids in (_plain_ids([text], tokenizer)[0], *(_behind_anchors(text, tokenizer) if tail else ())):
+    options = [*_plain_ids([text], tokenizer), *(_behind_anchors(text, tokenizer) if tail else ())]
+    for ids in options:
         joined = not tail or _decode([*tail, *ids], tokenizer) == said + text
         if joined and not _commands(text, ids, controls):
             return ids
