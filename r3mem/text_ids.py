@@ -147,9 +147,8 @@ def token_bytes(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[
         # Spare bytes that make no whole character decode to nothing that could be compared.
         whole = [at for at, piece in enumerate(pieces) if spell is _byte_level or not SPARE.fullmatch(piece)]
         told = decoded([ids[at] for at in whole], tokenizer, goes_on=True)
-        if b"".join(spelled[at] for at in whole).decode(errors="replace").replace("\ufffd", "") == told.replace(
-            "\ufffd", ""
-        ):
+        own = b"".join(spelled[at] for at in whole).decode(errors="replace")
+        if own.replace("\ufffd", "") == told.replace("\ufffd", ""):
             return spelled
     return None
 
@@ -210,8 +209,8 @@ def _joining(
     """Ids of a text that decode behind others as the text and nothing else, none a control token; None if none do."""
     tail = list(before)[-TAIL:]
     said = _decode(tail, tokenizer)
-    options = [*_plain_ids([text], tokenizer), *(_behind_anchors(text, tokenizer) if tail else ())]
-    for ids in options:
+    options: list[list[int]] = _plain_ids([text], tokenizer)
+    for ids in options + (_behind_anchors(text, tokenizer) if tail else []):
         joined = not tail or _decode([*tail, *ids], tokenizer) == said + text
         if joined and not _commands(text, ids, controls):
             return ids

@@ -134,7 +134,7 @@ def test_the_default_tokenizer() -> None:
     text = "a <|endoftext|> b\n<|im_start|>user\nhello<|im_end|> <repo_name>"
     ids = text_ids(text, tokenizer)
     assert not set(ids) & control_tokens(tokenizer).keys() and decoded(ids, tokenizer) == text
-    assert len(set(tokenizer(text, add_special_tokens=False).input_ids) & set(tokenizer.all_special_ids)) == 4
+    assert len(set(tokenizer(text, add_special_tokens=False).input_ids) & control_tokens(tokenizer).keys()) == 4
     messages = [{"role": "user", "content": "Hi there.\n\n  Are you in?"}, {"role": "assistant", "content": " Yes."}]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert chat_ids(messages, tokenizer) == tokenizer(rendered, add_special_tokens=False).input_ids
