@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging  # noqa: E402
 from datamodules.sources import ReadingOptions, open_source  # noqa: E402
 from r3mem import Backbone, InputError, R3MemError  # noqa: E402
 from r3mem.tensor_file import replacing  # noqa: E402
+from r3mem.text_ids import text_ids  # noqa: E402
 
 transformers_logging.disable_progress_bar()
 # Tables are wider than the 80 columns that a pipe is taken for.
@@ -107,7 +108,7 @@ def documents(path: str, backbone: Backbone, tokens: int, skip: int = 0, least: 
     for document in open_source(path, ReadingOptions()).documents():
         text = document.text[skip:] if len(document.text) > 2 * skip else document.text
         # No tokenizer makes more than one token of a byte; a whole novel need not be tokenised for a sample of it.
-        ids = backbone.tokenizer(text[: 8 * tokens], add_special_tokens=False, verbose=False).input_ids
+        ids = text_ids(text[: 8 * tokens], backbone.tokenizer)
         if len(ids) >= least:
             found.append(list(ids))
         if sum(map(len, found)) >= tokens:

@@ -24,6 +24,7 @@ from r3mem import Backbone, InputError, MemoryState, Segments
 from r3mem.compressors import SelectedKeyValues
 from r3mem.compressors.scorers import FutureAttention
 from r3mem.reversible.quantise import Precision, dequantise
+from r3mem.text_ids import text_ids
 
 CONTINUATION, SKIPPED_CHARACTERS = 256, 5000
 # The first token does not count: with nothing before it, nothing predicts it.
@@ -46,7 +47,7 @@ def windows_of_source(path: str, backbone: Backbone, size: int, most: int) -> li
         text = document.text
         text = text[SKIPPED_CHARACTERS:] if len(text) > 2 * SKIPPED_CHARACTERS else text
         # No tokenizer makes less than a token of eight characters of prose.
-        ids = backbone.tokenizer(text[: 8 * size * most], add_special_tokens=False, verbose=False).input_ids
+        ids = text_ids(text[: 8 * size * most], backbone.tokenizer)
         if len(ids) >= size:
             documents.append(list(ids))
         if len(documents) == most:

@@ -21,6 +21,7 @@ from r3mem import Backbone, InputError, R3Mem, Segments
 from r3mem.objectives import contrast, log_likelihood
 from r3mem.query_template import TEMPLATE, QueryTemplate
 from r3mem.reversible import PositionBinding, ReversibleStack
+from r3mem.text_ids import text_ids
 
 # Titles and leads say what a passage is about.
 FIRST = 0.75
@@ -83,7 +84,7 @@ class Draw:
 
     def ids(self, text: str) -> list[int]:
         """Tokens of a text."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+        return text_ids(text, self.tokenizer)
 
     def __call__(self) -> Drawn:
         if len(self.queue) < self.batch:

@@ -45,7 +45,7 @@ class DocumentReader(RecordReader[MappedDocument]):
             name=self._scalar(record, "name", fields.name),
             origin=origin,
         )
-        if not text.strip():
+        if not text:
             self.left_out["records without text"] += 1
             return None
         return document

@@ -75,7 +75,7 @@ class QuestionReader(RecordReader[MappedQuestion]):
             title = self._scalar(item, "paragraph_title", fields.paragraph_title)
             text = self._text(item, "paragraph_text", fields.paragraph_text, fields.separator)
             marks = [each.value for each in self._found(item, "supporting", fields.supporting)]
-            if not text:
+            if not text.strip():
                 self.left_out["paragraphs without text"] += 1
                 continue
             supporting = title in titles if fields.supporting is None else any(mark == 1 for mark in marks)

@@ -96,10 +96,10 @@ class RecordReader(ABC, Generic[ReadT]):
         return items
 
     def _text(self, record: Any, field: str, path: str | Sequence[str] | None, separator: str) -> str:
-        """All strings below a path, or several one after the other, joined."""
+        """All strings below a path, or several one after the other, joined; of several those of blanks are left out."""
         paths = [path] if isinstance(path, str) or path is None else path
-        values = [each.value for one in paths for each in self._found(record, field, one)]
-        return separator.join(text for value in values for text in strings(value) if text.strip())
+        found = [text for one in paths for each in self._found(record, field, one) for text in strings(each.value)]
+        return found[0] if len(found) == 1 else separator.join(text for text in found if text.strip())
 
     def _scalar(self, record: Any, field: str, path: str | None) -> str:
         """The first string or number below a path, as text; empty where there is none."""

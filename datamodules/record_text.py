@@ -10,7 +10,8 @@ The rule, in this order:
 2. Otherwise the first of ``text``, ``content``, ``contents``, ``body``, ``article``, ``document`` that is a string.
 3. Otherwise all strings of the record, in order, ids and titles included.
 
-Strings are joined by ``separator`` (a blank line). Numbers, booleans and nulls are not text.
+Strings are joined by ``separator`` (a blank line). Numbers, booleans and nulls are not text. Of a part of a message's
+content (``{"type": "text", "text": "Yes."}``) the text alone is, and nothing of a part that is a picture or a sound.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ from typing import Any, NamedTuple
 
 from r3mem.errors import InputError
 
+# Parts of a message's content, as chat logs have them.
+TEXT_PARTS = ("text", "input_text", "output_text")
+OTHER_PARTS = (
+    "image", "image_url", "input_image", "audio", "input_audio", "video", "video_url", "file", "input_file", "document",
+)  # fmt: skip
+OTHER_KEYS = ("source", "image_url", "file_id", "file_data")
 PLAIN_FIELDS = ("text", "content", "contents", "body", "article", "document")
 
 
@@ -93,8 +100,12 @@ def strings(value: Any) -> Iterator[str]:
         if value:
             yield value
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from strings(item)
+        kind = value.get("type")
+        if kind in TEXT_PARTS and isinstance(value.get("text"), str):
+            yield from strings(value["text"])
+        elif not (kind in OTHER_PARTS and {kind, *OTHER_KEYS} & set(value)):
+            for item in value.values():
+                yield from strings(item)
     elif isinstance(value, list | tuple):
         for item in value:
             yield from strings(item)

@@ -319,6 +319,9 @@ def _texts(path: Path, document_start: str | None) -> Iterator[Record]:
 def _json_lines(path: Path) -> Iterator[Record]:
     # Not `datasets`' JSON reader: it forces one schema on all records and cannot say which byte is bad.
     for number, line in enumerate(read_lines(path), start=1):
+        if number == 1:
+            # Not part of JSON; in a plain text it is text.
+            line = line.removeprefix("\ufeff")
         if not line.strip():
             continue
         where = f"{path}:{number}"

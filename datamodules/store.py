@@ -31,8 +31,9 @@ from datamodules.ragged import Ragged, RaggedWriter
 from datamodules.sources import Source
 from r3mem.errors import InputError
 from r3mem.seal import damaged_file, file_digests, is_whole, sealed
+from r3mem.text_ids import ids_of_texts
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 REPORT_SECONDS = 60.0
 MappedT = TypeVar("MappedT")
 
@@ -179,12 +180,8 @@ class StoreWriter(ABC, Generic[MappedT]):
         return folder, not make_once(folder, self._write)
 
     def ids(self, texts: list[str]) -> list[list[int]]:
-        """Ids of texts; none of the tokenizer's special tokens are added."""
-        encoded = self.tokenizer(
-            texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
-        )
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
+        """Ids of texts; none of the tokenizer's special tokens are added, or made of strings in the texts."""
+        return ids_of_texts(texts, self.tokenizer)
 
     def tokenise(self, texts: list[str], most: int, what: str) -> list[list[int]]:
         """Ids of texts, cut to a length; how many were longer is reported.

@@ -23,7 +23,7 @@ def content_suffix(path: Path) -> str:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file with their line ends as they are, one at a time.
+    """Lines of a UTF-8 file as they are, with their line ends and a byte-order mark, one at a time.
 
     Args:
         path: A text file, or one compressed by gzip or xz.
@@ -45,8 +45,6 @@ def read_lines(path: Path) -> Iterator[str]:
                         f"{path}: byte 0x{line[error.start]:02x} at byte offset {bad}{unpacked} is not UTF-8; convert "
                         "the file first, for example: iconv -f ISO-8859-1 -t UTF-8"
                     ) from error
-                if offset == 0:
-                    text = text.removeprefix("\ufeff")
                 offset += len(line)
                 yield text
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from datamodules.ragged import RaggedWriter
 from datamodules.sources import Document
 from datamodules.store import DocumentStore, StoreWriter, text_digest
+from r3mem.text_ids import TAIL, ids_going_on
 
 # Bounds what the tokenizer holds at once: about a quarter of a million tokens with their offsets.
 BATCH_CHARACTERS = 1 << 20
@@ -50,9 +51,9 @@ class TextWriter(StoreWriter[Document]):
         return {"source": self.source.identity()}
 
     def read(self) -> Iterator[Document]:
-        """The documents that hold text."""
+        """The documents that hold text, if only blanks."""
         for document in self.source.documents():
-            if document.text.strip():
+            if document.text:
                 yield document
             else:
                 self.left_out["empty documents"] += 1
@@ -79,7 +80,11 @@ class TextWriter(StoreWriter[Document]):
             yield from self.ids(texts)
             return
         for text in texts:
-            yield np.concatenate([np.array(self.ids([piece])[0], dtype=dtype) for piece in _pieces(text)])
+            parts: list[NDArray[Any]] = []
+            for piece in _pieces(text):
+                ids = ids_going_on(piece, self.tokenizer, parts[-1][-TAIL:].tolist()) if parts else self.ids([piece])[0]
+                parts.append(np.array(ids, dtype=dtype))
+            yield np.concatenate(parts)
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -535,4 +535,4 @@ class Backbone(nn.Module):
         Raises:
             InputError: There is no prompt, or one is empty.
         """
-        return continued(self, prompts, prefix, options)
+        return continued(self, prompts, prefix, options).rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from r3mem.errors import InputError
+from r3mem.generation_options import checked_options
 from r3mem.layer_hooks import injected, unread
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
@@ -22,12 +24,6 @@ from r3mem.thread_hooks import in_this_thread
 
 if TYPE_CHECKING:
     from r3mem.backbone import Backbone
-
-#: Arguments of transformers' ``generate`` that are made of prompts and memory, or change what it gives back.
-MADE_HERE = {
-    "inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values",
-    "return_dict_in_generate",
-}  # fmt: skip
 
 
 def soft(prefix: Prefix, like_BND: Tensor) -> Tensor:
@@ -97,22 +93,32 @@ def generating(backbone: Backbone, prefix: Prefix) -> Iterator[None]:
         take_out()
 
 
+@dataclass
+class Continuation:
+    """What ``generate`` gave.
+
+    Attributes:
+        rows: New tokens, without padding and end mark: of each prompt as many rows as were asked for, in order.
+        output: What transformers gave, its ``sequences`` the new tokens alone; None unless it was asked for.
+    """
+
+    rows: list[list[int]]
+    output: Any = None
+
+
 def continued(
     backbone: Backbone, prompts: list[list[int]], prefix: Prefix | None, options: dict[str, Any]
-) -> list[list[int]]:
+) -> Continuation:
     """See :meth:`r3mem.backbone.Backbone.generate`."""
     if not prompts:
         raise InputError("no prompts given: pass at least one")
-    if any(not prompt for prompt in prompts):
-        raise InputError("a prompt is empty: give at least one token for the model to continue")
-    ours = sorted(MADE_HERE & set(options))
-    if ours:
-        raise InputError(
-            f"{', '.join(ours)} cannot be given: prompts of unequal length are padded here, with masks and positions "
-            "that go with it, and new tokens are what comes back; give prompts as texts or token ids"
-        )
+    empty = next((b for b, prompt in enumerate(prompts) if not prompt), None)
+    if empty is not None:
+        called = "a prompt" if len(prompts) == 1 else f"prompt {empty} of {len(prompts)}"
+        raise InputError(f"{called} is empty: give at least one token for the model to continue")
     if prefix is not None and not prefix.n_positions:
         prefix = None
+    options = checked_options(backbone, options, prefix is not None)
     longest = max(len(prompt) for prompt in prompts)
     n_prefix = 0 if prefix is None else prefix.n_positions
     ids_BN = torch.zeros(len(prompts), longest, dtype=torch.long, device=backbone.device)
@@ -129,7 +135,6 @@ def continued(
     configured = getattr(backbone.base.generation_config, "eos_token_id", None)
     end = options.get("eos_token_id", backbone.tokenizer.eos_token_id if configured is None else configured)
     ends = set(end) if isinstance(end, list) else {end}
-    options.setdefault("pad_token_id", backbone.generation_pad if backbone.generation_pad is not None else 0)
     with ExitStack() as stack:
         if prefix is not None:
             stack.enter_context(generating(backbone, prefix))
@@ -137,13 +142,20 @@ def continued(
             torch.autocast(backbone.device.type, dtype=backbone.compute, enabled=backbone.compute != torch.float32)
         )
         # Past PEFT, which changes the model for the length of its own `generate`.
-        out_BN = cast(Any, backbone.base).generate(**inputs, attention_mask=mask_BS, **options)
+        made = cast(Any, backbone.base).generate(**inputs, attention_mask=mask_BS, **options)
     # Given ids, transformers gives them back in front of the new ones; given embeddings, it cannot.
+    new_BN = (made if isinstance(made, Tensor) else made.sequences)[:, longest if prefix is None else 0 :]
     rows: list[list[int]] = []
-    for row in out_BN[:, longest if prefix is None else 0 :].tolist():
+    for row in new_BN.tolist():
         stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+        # Where something else than the end mark stopped a row, padding follows at once.
+        while stop == len(row) > 0 and "stop_strings" in options and row[-1] == options["pad_token_id"]:
+            row, stop = row[:-1], stop - 1
         rows.append(row[:stop])
-    return rows
+    if isinstance(made, Tensor):
+        return Continuation(rows)
+    made.sequences = new_BN
+    return Continuation(rows, made)
 
 
 def _check_window(backbone: Backbone, prompts: list[list[int]], prefix: Prefix | None, options: dict[str, Any]) -> None:
@@ -152,13 +164,7 @@ def _check_window(backbone: Backbone, prompts: list[list[int]], prefix: Prefix |
     Raises:
         InputError: The message has the numbers.
     """
-    config = options.get("generation_config") or backbone.base.generation_config
-    new = options.get("max_new_tokens") or getattr(config, "max_new_tokens", None)
-    if new is None and prefix is None:
-        # transformers counts the prompt in `max_length`, the longest of a batch.
-        length = options.get("max_length") or getattr(config, "max_length", None) or 0
-        new = length - max(len(prompt) for prompt in prompts)
-    new = max(1, new or 1)
+    new = new_tokens(backbone, options, max(map(len, prompts)) if prefix is None else 0)
     starts = [0] * len(prompts) if prefix is None else prefix.start_B.tolist()
     start, length = max(zip(starts, map(len, prompts), strict=True), key=sum)
     # The last new token is not read any more.
@@ -169,3 +175,18 @@ def _check_window(backbone: Backbone, prompts: list[list[int]], prefix: Prefix |
         "shorten the prompt, ask for fewer new tokens, or read fewer virtual tokens (a higher ratio, or a state of "
         "fewer slots)",
     )
+
+
+def new_tokens(backbone: Backbone, options: dict[str, Any], n_prompt: int = 0) -> int:
+    """Tokens that are made at most, as far as is known beforehand; at least 1.
+
+    Args:
+        backbone: The language model.
+        options: Those of ``generate``.
+        n_prompt: Tokens of the longest prompt where transformers counts it in ``max_length``; else 0.
+    """
+    config = options.get("generation_config") or backbone.base.generation_config
+    new = options.get("max_new_tokens") or getattr(config, "max_new_tokens", None)
+    if new is None and n_prompt:
+        new = (options.get("max_length") or getattr(config, "max_length", None) or 0) - n_prompt
+    return max(1, new or 1)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from transformers import PreTrainedTokenizerBase
 
 from r3mem.errors import InputError
+from r3mem.text_ids import decoded, ids_going_on, text_ids
 
 
-def lossless_ids(text: str, tokenizer: PreTrainedTokenizerBase, called: str = "the tokenizer") -> list[int]:
+def lossless_ids(
+    text: str, tokenizer: PreTrainedTokenizerBase, called: str = "the tokenizer", before: Sequence[int] = ()
+) -> list[int]:
     """Token ids of a text, checked to give the text back; none for an empty text.
+
+    Control strings in the text are text (`r3mem.text_ids`).
 
     Args:
         text: The text.
         tokenizer: Makes the ids.
         called: Names the tokenizer in the error.
+        before: Ids of the text that it goes on from, the last few of them; none for a text that begins.
 
     Raises:
         InputError: The tokenizer loses some of the text.
     """
     if not text:
         return []
-    ids = list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
-    back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    ids = ids_going_on(text, tokenizer, before) if before else text_ids(text, tokenizer)
+    back = decoded(ids, tokenizer, goes_on=bool(before))
     if back != text:
         shorter = min(len(text), len(back))
         at = next((i for i in range(shorter) if text[i] != back[i]), shorter)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from r3mem.by_content import ByContent
 from r3mem.errors import InputError
 from r3mem.folded import Folded, carried
+from r3mem.given_texts import given_ids
 from r3mem.memory_layout import check_layout, check_version
 from r3mem.seal import check_sealed
 from r3mem.tensor_file import read_whole, write_whole
@@ -32,6 +34,21 @@ def slots_needed(n_tokens: int, ratio: int) -> int:
     return -(-n_tokens // ratio)
 
 
+def whole_number(given: object, name: str) -> int:
+    """A number that a user gave as a count or an index.
+
+    Args:
+        given: The number.
+        name: What it is called in the error.
+
+    Raises:
+        InputError: It is not a whole number.
+    """
+    if isinstance(given, bool) or not isinstance(given, Integral):
+        raise InputError(f"{name} {given!r} is not possible: give a whole number")
+    return int(given)
+
+
 @dataclass(eq=False, repr=False)
 class Segments(ByContent):
     """One segment of each of B texts, padded on the right.
@@ -44,6 +61,12 @@ class Segments(ByContent):
     ids_BN: Tensor
     lengths_B: Tensor
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.ids_BN, Tensor) or self.ids_BN.ndim != 2 or self.ids_BN.is_floating_point():
+            raise InputError("ids_BN is a tensor of token ids, a row a text: make it with Segments.pad")
+        if not isinstance(self.lengths_B, Tensor) or self.lengths_B.shape != self.ids_BN.shape[:1]:
+            raise InputError(f"lengths_B holds one length for each of the {len(self.ids_BN)} rows of ids_BN")
+
     @classmethod
     def pad(cls, rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Segments:
         """Put token lists of unequal length into one batch.
@@ -52,8 +75,9 @@ class Segments(ByContent):
             rows: One list of token ids a row.
             device: Where the tensors live.
         """
-        if not rows:
+        if not len(rows):
             raise InputError("no segments given: pass at least one list of token ids")
+        rows = [given_ids(row, f"segment {b}") for b, row in enumerate(rows)]
         width = max(1, max(len(row) for row in rows))
         ids_BN = torch.zeros(len(rows), width, dtype=torch.long)
         for b, row in enumerate(rows):
@@ -92,6 +116,14 @@ class MemoryState(ByContent):
     ratio: int
     segment_BK: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.slots_BKD, Tensor) or self.slots_BKD.ndim != 3:
+            raise InputError("slots_BKD is a tensor of rows, slots and numbers of a slot: R3Mem.state makes it")
+        if not isinstance(self.lengths_B, Tensor) or self.lengths_B.shape != self.slots_BKD.shape[:1]:
+            raise InputError(f"lengths_B holds one length for each of the {len(self.slots_BKD)} rows of slots_BKD")
+        if self.ratio < 1:
+            raise InputError(f"ratio {self.ratio} is not possible: at least 1 text token per virtual token")
+
     @classmethod
     def one_after_the_other(cls, segments: Sequence[Tensor], ratio: int) -> MemoryState:
         """Slots of several segments as one memory; a last slot counts for a whole ``ratio``, so that steps are equal.
@@ -100,6 +132,8 @@ class MemoryState(ByContent):
             segments: Slots in use of each segment, ``BKD``.
             ratio: Text tokens per virtual token.
         """
+        if not segments:
+            raise InputError("no segments given: a memory state holds at least one")
         slots_BKD = torch.cat(list(segments), 1)
         n_rows, n_slots, device = len(slots_BKD), slots_BKD.shape[1], slots_BKD.device
         number_K = torch.cat([torch.full((s.shape[1],), i, device=device) for i, s in enumerate(segments)])
@@ -113,6 +147,10 @@ class MemoryState(ByContent):
         Args:
             states: At least one.
         """
+        if not states:
+            raise InputError("no memory states given: stack at least one")
+        if len({state.ratio for state in states}) > 1:
+            raise InputError(f"states of the ratios {sorted({s.ratio for s in states})} do not stack: give one ratio")
         most = max(state.slots_BKD.shape[1] for state in states)
         slots = [torch.nn.functional.pad(s.slots_BKD, (0, 0, 0, most - s.slots_BKD.shape[1])) for s in states]
         return cls(torch.cat(slots), torch.cat([s.lengths_B for s in states]), states[0].ratio)
@@ -173,9 +211,11 @@ class Memory(ByContent):
         corrections: Packed corrections of each segment.
         digests: signed 64-bit digest of each segment's token ids.
         fingerprint: Names of what wrote the memory: ``backbone``, ``stack``, ``prior``, ``compressor`` (its settings),
-            ``adapters`` and ``weights`` (the compressor's). The first three decide whether it can be recalled.
+            ``adapters`` and ``weights`` (the compressor's); and ``text``: ``data`` where control strings of a text were
+            text. The first three decide whether it can be recalled.
         wrong: Tokens of each segment that the slots alone give wrongly, before corrections.
         scale_group: Coordinates of such a group; None where the rest has one unit.
+        begins: Tokens of the text that stand before the first record.
         folded: The state after the first records, so that it is not made anew; never stored or copied.
     """
 
@@ -191,6 +231,7 @@ class Memory(ByContent):
     fingerprint: dict[str, str] = field(default_factory=dict)
     wrong: list[int] = field(default_factory=list, repr=False)
     scale_group: int | None = None
+    begins: int = 0
     folded: Folded | None = field(default=None, init=False, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -236,16 +277,21 @@ class Memory(ByContent):
             InputError: The parts were made at different ratios, precisions or by different models.
         """
         if not parts:
-            raise InputError("no memories to join")
+            raise InputError("no memories to join: give at least one")
+        odd = next((part for part in parts if not isinstance(part, Memory)), None)
+        if odd is not None:
+            raise InputError(f"{type(odd).__name__} is not a Memory: only memories of texts are joined")
         first = parts[0]
 
         def kind(part: Memory) -> tuple[object, ...]:
             width, group = part.data_TKD.shape[-1], part.scale_group
-            return part.ratio, part.precision, part.share_dims, width, part.fingerprint, group
+            return part.ratio, part.precision, part.share_dims, width, {**part.fingerprint, "text": ""}, group
 
         if any(kind(p) != kind(first) for p in parts):
             raise InputError("these memories differ in ratio, precision or model; only like can be joined with like")
         n_slots = max(p.data_TKD.shape[1] for p in parts)
+        # Older memories do not say how control strings were taken; together they cannot either.
+        fingerprint = min((p.fingerprint for p in parts), key=lambda told: "text" in told)
 
         def stack(name: str) -> Tensor:
             rows = []
@@ -260,7 +306,8 @@ class Memory(ByContent):
             precision=first.precision, share_dims=first.share_dims,
             lengths_T=torch.cat([p.lengths_T for p in parts]), ratio=first.ratio,
             corrections=[c for p in parts for c in p.corrections], digests=[d for p in parts for d in p.digests],
-            fingerprint=first.fingerprint, wrong=[w for p in parts for w in p.wrong], scale_group=first.scale_group,
+            fingerprint=fingerprint, wrong=[w for p in parts for w in p.wrong], scale_group=first.scale_group,
+            begins=first.begins,
         )  # fmt: skip
         made.folded = carried(first.folded, first.sources, made.sources)
         return made
@@ -271,16 +318,28 @@ class Memory(ByContent):
         Args:
             first: The first record, from 0; negative counts from the end.
             count: How many.
+
+        Raises:
+            InputError: There are no such records.
         """
-        first = first % len(self.digests)
+        held = len(self.digests)
+        start = whole_number(first, "first") + (held if first < 0 else 0)
+        if not 0 <= start < start + whole_number(count, "count") <= held:
+            raise InputError(
+                f"{count} records from number {first} on are not there: this memory has {held}, 0 to {held - 1}"
+            )
+        first = start
         rows = slice(first, first + count)
         lengths_T = self.lengths_T[rows]
         n_slots = slots_needed(int(lengths_T.max()), self.ratio)
-        return Memory(
+        made = Memory(
             self.data_TKD[rows, :n_slots], self.share_scale_TK[rows, :n_slots], self.rest_scale_TK[rows, :n_slots],
             self.precision, self.share_dims, lengths_T, self.ratio, self.corrections[rows], self.digests[rows],
-            self.fingerprint, self.wrong[rows], self.scale_group,
+            self.fingerprint, self.wrong[rows], self.scale_group, self.begins + int(self.lengths_T[:first].sum()),
         )  # fmt: skip
+        if first == 0 and self.folded is not None and self.folded.count <= count:
+            made.folded = carried(self.folded, self.sources, made.sources)
+        return made
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """What is written to disk: tensors by name, and what says how to read them."""
@@ -298,7 +357,7 @@ class Memory(ByContent):
         about = {
             "format": str(FORMAT), "precision": self.precision, "share_dims": str(self.share_dims),
             "ratio": str(self.ratio), "fingerprint": json.dumps(self.fingerprint),
-            "scale_group": json.dumps(self.scale_group),
+            "scale_group": json.dumps(self.scale_group), "begins": str(self.begins),
         }  # fmt: skip
         return tensors, about
 
@@ -330,6 +389,7 @@ class Memory(ByContent):
             tensors["data"], tensors["share_scale"], tensors["rest_scale"], about["precision"],
             int(about["share_dims"]), tensors["lengths"], int(about["ratio"]), pieces, tensors["digests"].tolist(),
             json.loads(about["fingerprint"]), tensors["wrong"].tolist(), json.loads(about.get("scale_group", "null")),
+            int(about.get("begins", "0")),
         )  # fmt: skip
 
     def save(self, path: str | Path) -> None:

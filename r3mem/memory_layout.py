@@ -74,6 +74,8 @@ def _fault(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str | Non
     if data_TKD.dim() != 3 or 0 in data_TKD.shape:
         return f"slots of shape {list(data_TKD.shape)}"
     n_records, n_slots, width = data_TKD.shape
+    if int(about.get("begins", "0")) < 0:
+        return f"begins {about['begins']}"
     if group is not None and (type(group) is not int or group < 1):
         return f"scale_group {group}"
     groups = [] if group is None else [-(-width // group)]

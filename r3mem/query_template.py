@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerBase
 
 from r3mem.errors import ConfigError
+from r3mem.text_ids import text_ids
 
 PLACE = "{query}"
 TEMPLATE = "\nQuestion: {query}"
@@ -14,7 +15,7 @@ class QueryTemplate:
     """A text with a place for the query at its end.
 
     Its words are given, not scored, and let the query's first token be scored too. A space before the query belongs to
-    the query's first word, as tokenizers of running text have it.
+    the query's first word, as tokenizers of running text have it. Control strings in a query are text.
 
     Args:
         template: Ends with ``{query}``; with ``{query}`` alone nothing is given.
@@ -35,7 +36,7 @@ class QueryTemplate:
 
     def given(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Token ids in front of a query; they may be none."""
-        return _ids(tokenizer, self._head)
+        return text_ids(self._head, tokenizer)
 
     def placed(self, query: str) -> str:
         """A query as it stands behind the given words: with the space before it."""
@@ -43,8 +44,4 @@ class QueryTemplate:
 
     def scored(self, tokenizer: PreTrainedTokenizerBase, query: str) -> list[int]:
         """Token ids of a query where it stands."""
-        return _ids(tokenizer, self.placed(query))
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids) if text else []
+        return text_ids(self.placed(query), tokenizer)

@@ -33,6 +33,7 @@ from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
 from r3mem.evaluation_mode import evaluating, is_training, set_mode
 from r3mem.folded import keep
+from r3mem.given_texts import Text, given_text
 from r3mem.hierarchy import Flat, Hierarchy, Refined
 from r3mem.lossless_tokens import lossless_ids
 from r3mem.memory import Memory, MemoryState, Segments, slots_needed
@@ -46,7 +47,6 @@ from r3mem.reversible.text_side import Proof, TextSide
 from r3mem.weight_names import WEIGHT_NAMES, KeptName, Weights, acting, name_of
 
 LEVELS = "level embedding"
-Text = str | Sequence[int]
 
 
 @dataclass(eq=False, repr=False)
@@ -211,7 +211,9 @@ class SegmentModel(nn.Module):
 
         A memory of another backbone, decoder or prior is refused. One of another compressor can be recalled and not
         read; one of the same class with other settings, other weights or other adapters is read with a warning.
-        Adapters that change nothing, such as untrained ones, are ``none``.
+        Adapters that change nothing, such as untrained ones, are ``none``. ``text`` is ``data``: control strings in
+        texts are text (`r3mem.text_ids`); memories that do not say so may hold control tokens. They are recalled as
+        ever.
         """
         return {
             "backbone": self.backbone.fingerprint,
@@ -219,6 +221,7 @@ class SegmentModel(nn.Module):
             "prior": "none" if self.exact.prior is None else self._prior_name(),
             "compressor": self._compressor_name(),
             **self._weight_names(),
+            "text": "data",
         }
 
     def _prior_name(self) -> str:
@@ -351,21 +354,22 @@ class SegmentModel(nn.Module):
                 self.backbone, text, lambda slots_BKW: self.bind(text, slots_BKW).state.slots_BKD
             )
 
-    def tokens(self, text: Text) -> list[int]:
-        """Token ids of a text, checked to give the text back.
+    def tokens(self, text: Text, before: Sequence[int] = ()) -> list[int]:
+        """Token ids of a text, checked to give the text back. Control strings in it are text.
+
+        Args:
+            text: A string, or token ids.
+            before: Ids of the text that it goes on from, the last few of them.
 
         Raises:
             InputError: The text is empty, or the tokenizer loses some of it.
         """
-        if not isinstance(text, str):
-            ids = [int(i) for i in text]
-        else:
-            ids = lossless_ids(text, self.backbone.tokenizer, f"the tokenizer of {self.backbone.name}")
-        if not ids:
-            raise InputError("the text is empty: give at least one token to retain")
+        ids = given_text(text)
+        if isinstance(ids, str):
+            ids = lossless_ids(ids, self.backbone.tokenizer, f"the tokenizer of {self.backbone.name}", before)
         if min(ids) < 0 or max(ids) >= self.backbone.vocabulary:
             raise InputError(f"token ids must lie from 0 to {self.backbone.vocabulary - 1}")
-        return ids
+        return list(ids)
 
     @torch.no_grad()
     def retain_segments(
@@ -453,6 +457,10 @@ class SegmentModel(nn.Module):
         Raises:
             FingerprintError: Names what differs.
         """
+        if not isinstance(memory, Memory):
+            raise InputError(
+                f"a memory of a text is a Memory, not {type(memory).__name__}: retain or Memory.load gives one"
+            )
         own = self.fingerprint
         for part in ("backbone", "stack", "prior"):
             value = own[part]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from r3mem.by_content import ByContent
 from r3mem.errors import InputError
-from r3mem.memory import UNNAMED, Memory
+from r3mem.memory import UNNAMED, Memory, whole_number
 from r3mem.memory_layout import check_version
 from r3mem.seal import check_sealed
 from r3mem.tensor_file import read_whole, write_whole
@@ -84,16 +84,37 @@ class TreeMemory(ByContent):
 
         Args:
             index: The node.
+
+        Raises:
+            InputError: There is no such node.
         """
+        if index is not None:
+            self.node(index)
         return [i for i, node in enumerate(self.nodes) if node.parent == index]
+
+    def node(self, index: int) -> TreeNode:
+        """One node.
+
+        Args:
+            index: The node, from 0.
+
+        Raises:
+            InputError: There is no such node.
+        """
+        if not 0 <= whole_number(index, "node") < len(self.nodes):
+            raise InputError(f"node {index} is not there: this tree has {len(self.nodes)}, 0 to {len(self.nodes) - 1}")
+        return self.nodes[index]
 
     def memory(self, index: int) -> Memory:
         """The memory of one node.
 
         Args:
             index: The node.
+
+        Raises:
+            InputError: There is no such node.
         """
-        node = self.nodes[index]
+        node = self.node(index)
         return self.levels[node.level].part(node.record)
 
     def save(self, path: str | Path) -> None:

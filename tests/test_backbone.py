@@ -327,7 +327,7 @@ def test_what_cannot_be_asked_of_a_pass(tiny_backbone: Callable[..., Backbone]) 
         backbone(text, some_prefix(1, LAYERS))
     with pytest.raises(ConfigError, match="positions and their mask"):
         backbone(text, slots_BKD=torch.zeros(1, 1, WIDTH))
-    with pytest.raises(InputError, match="prompt is empty"):
+    with pytest.raises(InputError, match="prompt 1 of 2 is empty"):
         backbone.generate([[1], []])
     with pytest.raises(InputError, match="no prompts"):
         backbone.generate([])

@@ -102,19 +102,20 @@ def test_going_on_from_a_memory_is_going_on(model: R3Mem, precision: str) -> Non
     whole = model.retain(ids, precision=precision)
     head = model.retain(ids[: 2 * SEGMENT], precision=precision)
     assert same_memory(model.retain(ids[2 * SEGMENT :], memory=head, precision=precision), whole)
-    assert same_memory(
-        model.retain(ids[2 * SEGMENT :], memory=head.part(-1), precision=precision, records="last"), whole.part(-1)
-    )
+    last = model.retain(ids[2 * SEGMENT :], memory=head.part(-1), precision=precision, records="last")
+    assert same_memory(last, whole.part(-2, 2)), "the last, which is open, and the one it is written again with"
     alone = model.retain(ids[2 * SEGMENT :], precision=precision)
     assert not torch.equal(alone.data_TKD[0], whole.data_TKD[2])
 
 
 def test_the_last_record_alone_is_the_state(model: R3Mem) -> None:
     whole, last = model.retain(TEXT), model.retain(TEXT, records="last")
-    assert same_memory(whole.part(-1), last) and len(last.lengths_T) == 1
-    assert TEXT.encode().endswith(model.recall(last).encode())
+    assert same_memory(whole.part(-2, 2), last) and len(last.lengths_T) == 2, "an open record, and the one before it"
+    assert TEXT.encode().endswith(model.recall_bytes(last.part(-1)))
+    full = list(TEXT.encode()[: 2 * SEGMENT])
+    assert same_memory(model.retain(full).part(-1), model.retain(full, records="last"))
     assert torch.equal(model.state(whole).slots_BKD, model.state(last).slots_BKD)
-    assert model.retain(TEXT * 9, records="last").data_TKD.shape[0] == 1
+    assert model.retain(TEXT * 9, records="last").data_TKD.shape[0] == 2
 
 
 def test_the_seen_size_of_a_memory(model: R3Mem) -> None:

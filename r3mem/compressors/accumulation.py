@@ -25,6 +25,11 @@ class Accumulates(Compressor):
     state_settings: ClassVar[tuple[str, ...]] = ("ratio", "most")
     most: int
 
+    @property
+    def state_slots(self) -> int | None:
+        """See :attr:`Compressor.state_slots`."""
+        return self.most
+
     def next_state(self, backbone: Backbone, before: MemoryState | None, written: MemoryState) -> MemoryState:
         """All that was written, up to ``most``; see :func:`accumulated`."""
         return accumulated(before, written, self.most)

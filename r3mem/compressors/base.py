@@ -81,6 +81,11 @@ class Compressor(nn.Module, ABC):
         """Whether what is written depends on the memory that is read; if not, it says nothing of earlier segments."""
         return True
 
+    @property
+    def state_slots(self) -> int | None:
+        """Most slots that a state of several segments holds; None where a state is of one segment."""
+        return None
+
     def memory_width(self, backbone: Backbone) -> int:
         """Numbers of one virtual token for a backbone, D where it is a state of its own width.
 

@@ -109,6 +109,11 @@ class SelectedKeyValues(Compressor):
         self.sinks, self.recent, self.max_slots, self.decay = sinks, recent, max_slots, decay
         self.layer_share = layer_share
 
+    @property
+    def state_slots(self) -> int | None:
+        """See :attr:`Compressor.state_slots`."""
+        return self.max_slots
+
     def memory_width(self, backbone: Backbone) -> int:
         """W: keys and values of a slot, and what each was worth; see :meth:`Compressor.memory_width`."""
         layout = self._layout(backbone)

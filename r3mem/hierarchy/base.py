@@ -100,6 +100,14 @@ class Hierarchy(ABC):
             index: The segment, as an index of the tree's nodes.
         """
 
+    def open(self, n_tokens: int) -> bool:
+        """Whether a last segment of so many tokens is filled up before what follows begins a new one.
+
+        Args:
+            n_tokens: Tokens of the last segment.
+        """
+        return False
+
     def queries(self, tree: MemoryTree, index: int) -> list[str]:
         """Short texts that name a segment, best first; may be empty.
 

@@ -15,6 +15,7 @@ from r3mem.errors import InputError
 from r3mem.hierarchy.paragraph_ends import pieces_at_paragraph_ends
 from r3mem.hierarchy.token_starts import token_starts
 from r3mem.lossless_tokens import lossless_ids
+from r3mem.text_ids import decoded
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,8 @@ class Document:
             InputError: The tokenizer loses some of the text.
             ConfigError: The tokenizer cannot say where its tokens lie.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"the text holds half a surrogate pair ({error}): decode its source again") from error
+        if not isinstance(text, str):
+            raise InputError(f"a document's text is a str, not {type(text).__name__}: decode it first")
         ids = lossless_ids(text, tokenizer)
         starts, inside = token_starts(text, ids, tokenizer) if ids else ([], frozenset())
         return cls(
@@ -142,7 +141,7 @@ class Document:
             InputError: The ids spell no text: they begin or end inside a character, or the tokenizer loses something.
             ConfigError: The tokenizer cannot say where its tokens lie.
         """
-        text = str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)) if len(ids) else ""
+        text = decoded(ids, tokenizer)
         starts, inside = token_starts(text, ids, tokenizer) if text else ([], frozenset())
         return cls(list(ids), text, starts, inside=inside)
 

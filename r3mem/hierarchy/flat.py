@@ -15,6 +15,10 @@ class Flat(Hierarchy):
         starts = range(0, n_tokens, self.segment_tokens)
         return MemoryTree(document, [Node(start, min(start + self.segment_tokens, n_tokens)) for start in starts])
 
+    def open(self, n_tokens: int) -> bool:
+        """See :meth:`Hierarchy.open`."""
+        return n_tokens < self.segment_tokens
+
     def source(self, tree: MemoryTree, index: int) -> int | None:
         """See :meth:`Hierarchy.source`."""
         return index - 1 if index else None

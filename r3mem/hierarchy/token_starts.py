@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
 
 from r3mem.errors import ConfigError, InputError
+from r3mem.text_ids import token_bytes
 
 
 def token_starts(text: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], frozenset[int]]:
@@ -26,42 +26,25 @@ def token_starts(text: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBa
         ConfigError: The tokenizer cannot say where its tokens lie.
         InputError: What it says of this text contradicts itself.
     """
-    spelled = _bytes_of(ids, tokenizer)
-    if spelled is not None and b"".join(spelled) == text.encode():
-        return _starts_of_bytes(text, spelled)
+    spelled = token_bytes(ids, tokenizer)
+    if spelled is not None:
+        whole = b"".join(spelled)
+        if whole.decode(errors="replace") == f" {text}" and spelled[0].startswith(b" "):
+            # A tokenizer that begins every text with a blank of its own.
+            spelled[0], whole = spelled[0][1:], whole[1:]
+        if whole == text.encode():
+            return _starts_of_bytes(text, spelled)
     if not tokenizer.is_fast:
         raise ConfigError(
             f"{type(tokenizer).__name__} does not say where its tokens lie in a text: hierarchies need a fast "
             "tokenizer (AutoTokenizer.from_pretrained(..., use_fast=True)), or use Flat, which does not"
         )
-    encoded = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    encoded = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, verbose=False, return_offsets_mapping=True
+    )
     if list(encoded.input_ids) != list(ids):
         raise InputError("these ids are not what the tokenizer makes of this text: pass the text's own ids")
     return _starts_of_offsets(text, encoded.offset_mapping)
-
-
-@cache
-def _byte_alphabet() -> dict[str, int]:
-    """The character that stands for each byte in byte-level BPE, as GPT-2 chose them."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-def _bytes_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[bytes] | None:
-    """The bytes of each token of a byte-level tokenizer; None where a token is not spelled in its alphabet."""
-    alphabet = _byte_alphabet()
-    added = {number: piece.encode() for piece, number in tokenizer.get_added_vocab().items()}
-    spelled = []
-    for number, piece in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True):
-        if number in added:
-            spelled.append(added[number])
-            continue
-        try:
-            spelled.append(bytes(alphabet[char] for char in piece))
-        except KeyError:
-            return None
-    return spelled
 
 
 def _starts_of_bytes(text: str, spelled: Sequence[bytes]) -> tuple[list[int], frozenset[int]]:

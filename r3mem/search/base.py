@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from r3mem.errors import InputError
+from r3mem.text_ids import check_characters
 
 
 class Searcher(ABC):
@@ -31,8 +32,12 @@ class Searcher(ABC):
         """
         if isinstance(passages, str):
             raise InputError("passages is one string; give a list of passages")
+        if not isinstance(passages, list | tuple):
+            raise InputError(f"passages are a list of strings, not {type(passages).__name__}: give list(...) of it")
         if not passages:
             raise InputError("no passages to index: give at least one")
+        for i, passage in enumerate(passages):
+            check_text(passage, f"passage {i}")
         blank = next((i for i, passage in enumerate(passages) if not passage.strip()), None)
         if blank is not None:
             raise InputError(f"passage {blank} is empty: leave it out, or give it a text")
@@ -51,6 +56,7 @@ class Searcher(ABC):
         """
         if not self.n_passages:
             raise InputError("nothing is indexed: call index(passages) before a query")
+        check_text(query, "the query")
         if not query.strip():
             raise InputError("the query is empty: give at least one word")
         return self._scores(query)
@@ -79,3 +85,18 @@ class Searcher(ABC):
     @abstractmethod
     def _scores(self, query: str) -> list[float]:
         """See :meth:`scores`; something is indexed, the query is not blank."""
+
+
+def check_text(given: object, called: str) -> None:
+    """Refuse what is not a string of whole characters.
+
+    Args:
+        given: What was given as a text.
+        called: Names it in the error.
+
+    Raises:
+        InputError: It is none.
+    """
+    if not isinstance(given, str):
+        raise InputError(f"{called} is a str, not {type(given).__name__}: decode bytes with .decode('utf-8')")
+    check_characters(given)

@@ -16,15 +16,17 @@ from abc import abstractmethod
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from r3mem.backbone import Backbone
 from r3mem.errors import ConfigError, InputError
 from r3mem.evaluation_mode import evaluating
-from r3mem.memory import Segments
+from r3mem.memory import Segments, whole_number
+from r3mem.next_tokens import Scores
 from r3mem.objectives import log_likelihood
 from r3mem.query_template import TEMPLATE, QueryTemplate
 from r3mem.search.base import Searcher
+from r3mem.text_ids import text_ids
 
 Kept = TypeVar("Kept")
 
@@ -41,7 +43,7 @@ class Likelihood(Searcher, Generic[Kept]):
     """
 
     def __init__(self, template: str = TEMPLATE, batch: int = 16) -> None:
-        if batch < 1:
+        if whole_number(batch, "batch") < 1:
             raise ConfigError(f"batch {batch} is not possible; read at least 1 passage at a time")
         self.template, self.batch = template, batch
         self._asking = QueryTemplate(template)
@@ -71,8 +73,11 @@ class Likelihood(Searcher, Generic[Kept]):
         return n_tokens
 
     @abstractmethod
-    def _logits(self, kept: Kept, query: Segments) -> Tensor:
-        """Next-token logits ``BNV`` at a query's tokens; row b follows passage b, and all rows are alike."""
+    def _logits(self, kept: Kept, query: Segments) -> Scores:
+        """Next-token logits ``BNV`` at a query's tokens, or what makes them.
+
+        Row b follows passage b, and all rows are alike.
+        """
 
     @torch.no_grad()
     def _index(self, passages: list[str]) -> None:
@@ -118,7 +123,7 @@ class Likelihood(Searcher, Generic[Kept]):
         return given, scored
 
     def _tokens(self, text: str) -> list[int]:
-        return list(self._backbone.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+        return text_ids(text, self._backbone.tokenizer)
 
     def _check_fits(self, longest: int, n_query: int) -> None:
         self._backbone.check_fits(

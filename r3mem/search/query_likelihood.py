@@ -5,12 +5,11 @@ Shape legend: B batch (passages), N query tokens, K virtual tokens, V vocabulary
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from r3mem.backbone import Backbone
 from r3mem.evaluation_mode import evaluating
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.model import R3Mem
+from r3mem.next_tokens import Scores
 from r3mem.query_template import TEMPLATE
 from r3mem.search.likelihood import Likelihood
 
@@ -60,5 +59,5 @@ class QueryLikelihood(Likelihood[MemoryState]):
     def _positions(self, kept: MemoryState) -> int:
         return int(self.model.compressor.read(kept).start_B.max())
 
-    def _logits(self, kept: MemoryState, query: Segments) -> Tensor:
-        return self.model.likelihood(query, kept)
+    def _logits(self, kept: MemoryState, query: Segments) -> Scores:
+        return self.model.scores(query, kept)

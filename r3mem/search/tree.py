@@ -12,12 +12,17 @@ import torch
 
 from r3mem.errors import ConfigError, InputError
 from r3mem.evaluation_mode import evaluating
-from r3mem.memory import Segments
+from r3mem.memory import Memory, Segments, whole_number
 from r3mem.model import R3Mem
 from r3mem.objectives import log_likelihood
 from r3mem.query_template import TEMPLATE, QueryTemplate
+from r3mem.reach import positions_read
+from r3mem.search.base import check_text
 from r3mem.segment_model import joined
 from r3mem.tree_memory import TreeMemory
+
+# Most query tokens that are read at a time, over all memories of a batch.
+BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,20 @@ class TreeSearch:
             InputError: No documents, or an empty query.
             FingerprintError: A memory was made by another backbone or stack.
         """
+        check_text(query, "the query")
+        if isinstance(memories, TreeMemory) or not all(isinstance(memory, TreeMemory) for memory in memories):
+            raise InputError("memories are a list of TreeMemory, as retain_tree gives them")
         if not memories or not query.strip():
             raise InputError("nothing to search: give at least one memory and a query that is not empty")
+        if whole_number(k, "k") < 1:
+            raise InputError(f"k {k} is not possible: ask for at least 1 node")
+        depth = max(len(memory.levels) for memory in memories)
+        if level is not None and not 0 <= whole_number(level, "level") < depth:
+            raise InputError(f"level {level} is not there: these trees have {depth}, 0 to {depth - 1}")
         template, tokenizer = QueryTemplate(self.template), self.model.backbone.tokenizer
         given = template.given(tokenizer)
         asked = given + template.scored(tokenizer, query)
+        self._check_fits(memories, query, len(asked))
         front = [(d, i) for d, memory in enumerate(memories) for i in memory.children(None)]
         found: list[Hit] = []
         while front:
@@ -90,6 +104,24 @@ class TreeSearch:
                     front += [(hit.document, child) for child in children]
         return sorted(found, key=lambda hit: -hit.score)[:k]
 
+    def _check_fits(self, memories: Sequence[TreeMemory], query: str, n_asked: int) -> None:
+        """Refuse a query that does not fit behind the largest memory of a level, before anything is read."""
+        largest: dict[int, Memory] = {}
+        for memory in memories:
+            for level in memory.levels:
+                longest = level.part(int(level.lengths_T.argmax()))
+                if level.ratio not in largest or longest.n_tokens > largest[level.ratio].n_tokens:
+                    largest[level.ratio] = longest
+        most = self.model.backbone.max_positions
+        for ratio, node in largest.items():
+            with self.model.at_ratio(ratio):
+                positions = positions_read(self.model, self.model.state(node))
+            if positions + n_asked > most:
+                raise InputError(
+                    f"a query of {len(query)} characters is {n_asked} tokens with its template; behind a memory of "
+                    f"{positions} positions that is more than the {most} of {self.model.backbone.name}: shorten it"
+                )
+
     def _scored(
         self, memories: Sequence[TreeMemory], nodes: list[tuple[int, int]], asked: list[int], given: int
     ) -> list[Hit]:
@@ -100,11 +132,11 @@ class TreeSearch:
         hits = []
         for ratio, mine in by_ratio.items():
             with evaluating(self.model), self.model.at_ratio(ratio):
-                for start in range(0, len(mine), self.batch):
-                    part = mine[start : start + self.batch]
+                batch = max(1, min(self.batch, BATCH_TOKENS // len(asked)))
+                for start in range(0, len(mine), batch):
+                    part = mine[start : start + batch]
                     query = Segments.pad([asked] * len(part), self.model.backbone.device)
                     states = [self.model.state(memories[d].memory(i)) for d, i in part]
-                    logits_BNV = self.model.likelihood(query, joined(states))
-                    scores_B = log_likelihood(logits_BNV, query, given).tolist()
+                    scores_B = log_likelihood(self.model.scores(query, joined(states)), query, given).tolist()
                     hits += [Hit(d, i, score) for (d, i), score in zip(part, scores_B, strict=True)]
         return hits

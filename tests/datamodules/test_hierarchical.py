@@ -214,7 +214,7 @@ def test_what_is_left_out_is_counted_and_kept_with_the_store(
     with pytest.raises(InputError, match=r"chapters.*leads nowhere.*the keys are: id, body"):
         module(tmp_path, byte_tokenizer, [{"id": "x", "body": "y"}]).setup("fit")
     with pytest.raises(InputError, match=r"nothing in it can be used .1 records without text"):
-        module(tmp_path, byte_tokenizer, [{"text": " "}], fields=DocumentFields()).setup("fit")
+        module(tmp_path, byte_tokenizer, [{"text": ""}], fields=DocumentFields()).setup("fit")
 
 
 def test_long_queries_and_short_documents(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:

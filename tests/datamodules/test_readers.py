@@ -106,7 +106,8 @@ def test_a_document_without_a_mapping() -> None:
     reader = DocumentReader(DocumentFields())
     assert (found := reader(Record({"id": "1", "text": "It is."}, "x"))) is not None and found.text == "It is."
     assert (found := reader(Record("Plain.", "x", structured=False))) is not None and found.text == "Plain."
-    assert reader(Record({"text": " "}, "x")) is None and reader.left_out == {"records without text": 1}
+    assert (found := reader(Record({"text": " "}, "x"))) is not None and found.text == " ", "blanks are text"
+    assert reader(Record({"text": ""}, "x")) is None and reader.left_out == {"records without text": 1}
 
 
 def test_a_path_that_leads_nowhere_in_the_first_record() -> None:

@@ -100,6 +100,8 @@ def test_white_space_that_offsets_leave_out_belongs_to_the_token_after_it() -> N
 def test_a_tokenizer_without_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = metaspace()
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
+    assert Document.of("漢 a", tokenizer).starts == [0, 0, 0, 1, 2], "its pieces say where they lie"
+    monkeypatch.setattr("r3mem.hierarchy.token_starts.token_bytes", lambda *_: None)
     with pytest.raises(ConfigError, match=r"need a fast tokenizer.*Flat"):
         Document.of("漢 a", tokenizer)
 

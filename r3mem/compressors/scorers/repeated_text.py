@@ -17,6 +17,7 @@ from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
 from r3mem.memory import Segments
 from r3mem.prefix import Prefix
+from r3mem.text_ids import text_ids
 
 # Tokens in front of a chunk that say where its repeat begins.
 QUOTED = 8
@@ -105,12 +106,9 @@ class RepeatedText(Scorer):
 
     def _repeat(self, observed: Observed, start: int) -> Segments:
         """Request and chunk of each row; nothing in a row whose text ends before."""
-
-        def tokens(request: str) -> list[int]:
-            ids: list[int] = observed.read.tokenizer.encode(request, add_special_tokens=False)
-            return ids
-
-        text, request, suffix = observed.text, tokens(self.first if start == 0 else self.others), tokens(self.suffix)
+        tokenizer = observed.read.tokenizer
+        text, request = observed.text, text_ids(self.first if start == 0 else self.others, tokenizer)
+        suffix = text_ids(self.suffix, tokenizer)
         rows = []
         for ids_N, length in zip(text.ids_BN.tolist(), text.lengths_B.tolist(), strict=True):
             chunk = ids_N[start : min(start + self.chunk, length)] if start < length else []

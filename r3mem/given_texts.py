@@ -1,0 +1,141 @@
+"""What a user gives as a text, as several, or as token ids: checked before any work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from r3mem.errors import InputError
+
+Text = str | Sequence[int]
+
+
+def given_texts(given: Any, what: str = "text") -> tuple[list[Text], bool]:
+    """The texts that were given, and whether it was a single one.
+
+    Args:
+        given: A string, token ids (a sequence, a tensor or an array of one dimension), or a list of either.
+        what: What a text is called in errors.
+
+    Returns:
+        ``(texts, single)``; token ids are lists of ``int``.
+
+    Raises:
+        InputError: Anything else, or an empty text; the message says which.
+    """
+    if isinstance(given, str | range) or _is_array(given):
+        return [given_text(given, f"the {what}")], True
+    if not isinstance(given, list | tuple):
+        raise InputError(_refusal(given, what))
+    if not given:
+        raise InputError(f"the {what} is empty: give at least one token, or a list of at least one {what}")
+    if all(_is_number(part) for part in given):
+        return [[int(part) for part in given]], True
+    return [given_text(part, f"{what} {i} of {len(given)}") for i, part in enumerate(given)], False
+
+
+def given_text(given: Any, called: str = "the text") -> Text:
+    """One text that was given, as a string or as a list of ``int``.
+
+    Args:
+        given: A string, or token ids.
+        called: Names it in errors.
+
+    Raises:
+        InputError: Anything else, or nothing in it.
+    """
+    if isinstance(given, str):
+        return _filled(given, called)
+    if _is_array(given) or isinstance(given, list | tuple | range):
+        return _filled(_ids(given, called), called)
+    raise InputError(f"{called}: {_refusal(given, 'text')}")
+
+
+def given_ids(given: Any, what: str = "the text") -> list[int]:
+    """Token ids that were given; they may be none.
+
+    Args:
+        given: A sequence, a tensor or an array of whole numbers.
+        what: What they are called in errors.
+
+    Raises:
+        InputError: Anything else.
+    """
+    if not (_is_array(given) or isinstance(given, list | tuple | range)):
+        raise InputError(f"{what}: token ids are a list of whole numbers, not {type(given).__name__}")
+    return _ids(given, what)
+
+
+def text_of_file(path: str | Path) -> str:
+    """The text of a UTF-8 file, byte for byte: line ends and a byte-order mark are kept.
+
+    ``open(path).read()`` makes ``\\n`` of ``\\r\\n`` and of ``\\r``: its text is not the file's.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: It cannot be read, or a byte is not UTF-8; the message has its offset.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): check that it exists") from error
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: byte 0x{data[error.start]:02x} at byte offset {error.start} is not UTF-8; convert it first, for "
+            "example: iconv -f ISO-8859-1 -t UTF-8"
+        ) from error
+
+
+def _filled(text: Text, called: str) -> Text:
+    if not len(text):
+        raise InputError(f"{called} is empty: give at least one token")
+    return text
+
+
+def _refusal(given: Any, what: str) -> str:
+    if isinstance(given, bytes | bytearray | memoryview):
+        return f"a {what} is a str, not {type(given).__name__}: decode it first, for example data.decode('utf-8')"
+    if isinstance(given, Iterator):
+        return f"a {type(given).__name__} is read once, and not here: give list(...) of it"
+    if isinstance(given, Path):
+        return "a path is not its text: give retain_file(path)"
+    return f"a {what} is a str or a list of token ids, not {type(given).__name__}"
+
+
+def _is_number(part: Any) -> bool:
+    if isinstance(part, Tensor):
+        return part.ndim == 0 and not part.is_floating_point() and part.dtype != torch.bool
+    return isinstance(part, Integral) and not isinstance(part, bool)
+
+
+def _is_array(given: Any) -> bool:
+    return hasattr(given, "ndim") and hasattr(given, "tolist") and given.ndim > 0
+
+
+def _ids(given: Any, called: str) -> list[int]:
+    if _is_array(given) or isinstance(given, range):
+        return _array_ids(given, called)
+    odd = next((i for i, part in enumerate(given) if not _is_number(part)), None)
+    if odd is not None:
+        raise InputError(f"{called}: token ids are whole numbers, and number {odd} is {given[odd]!r:.40}")
+    return [int(part) for part in given]
+
+
+def _array_ids(given: Any, called: str) -> list[int]:
+    if isinstance(given, range):
+        return list(given)
+    if given.ndim != 1:
+        raise InputError(f"{called}: token ids in {given.ndim} dimensions; give a list of rows, without padding")
+    found = given.tolist()
+    if not all(_is_number(part) for part in found):
+        raise InputError(f"{called}: token ids are whole numbers, not {given.dtype}")
+    return [int(part) for part in found]

@@ -1,0 +1,119 @@
+"""Which virtual tokens of a memory are read in front of a prompt.
+
+| reach | what is read |
+|---|---|
+| ``all`` | every segment's, within the budget; see below |
+| ``state`` | what the next segment would read: the last segment's, or all up to ``state_slots`` (accumulating) |
+| ``records`` | every segment's, side by side; a prompt that does not fit behind them is refused |
+
+The budget of ``all`` is the room that prompt and new tokens leave in the model's window, and for a compressor that
+accumulates no more than its state holds (``max_slots``). Where not all fits, a compressor that accumulates reads its
+state, in which slots of all segments competed; any other reads the newest segments that fit; of a tree the finest level
+that fits is read. A warning says how many are read.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from r3mem.errors import ConfigError, InputError
+from r3mem.memory import Memory, MemoryState
+from r3mem.segment_model import SegmentModel
+from r3mem.tree_memory import TreeMemory
+
+REACHES = ("all", "state", "records")
+
+
+@contextmanager
+def at_ratio_of(model: SegmentModel, memory: Memory) -> Iterator[None]:
+    """Inside, the model is at a memory's ratio, if that is one of its hierarchy's levels; else the memory is another's.
+
+    Args:
+        model: The model.
+        memory: The memory.
+    """
+    with model.at_ratio(memory.ratio if memory.ratio in model.hierarchy.ratios else None):
+        yield
+
+
+def positions_read(model: SegmentModel, state: MemoryState) -> int:
+    """Positions of the model's window that stand in front of a text behind a memory.
+
+    Args:
+        model: The model that reads.
+        state: What it reads.
+    """
+    return int(model.compressor.read(state).start_B.max())
+
+
+def level_read(model: SegmentModel, memory: Memory | TreeMemory, room: int) -> Memory:
+    """The memory itself; of a tree its finest level that fits, else the coarsest.
+
+    Args:
+        model: The model that reads.
+        memory: What it is to read.
+        room: Positions that prompt and new tokens leave.
+
+    Raises:
+        InputError: Neither a memory nor a tree's.
+    """
+    if isinstance(memory, Memory):
+        return memory
+    if not isinstance(memory, TreeMemory):
+        raise InputError(f"a memory is a Memory or a TreeMemory, not {type(memory).__name__}: retain gives one")
+    return next((level for level in reversed(memory.levels) if _fits(model, level, room)), memory.levels[0])
+
+
+def state_read(model: SegmentModel, memory: Memory, reach: str, room: int) -> MemoryState:
+    """What is read of a memory; the model is at the memory's ratio.
+
+    Args:
+        model: The model that reads.
+        memory: What it is to read.
+        reach: One of `REACHES`.
+        room: Positions that prompt and new tokens leave.
+
+    Raises:
+        ConfigError: Another reach.
+        FingerprintError: The memory was made by another backbone, stack or compressor.
+    """
+    if reach not in REACHES:
+        raise ConfigError(f"reach is 'all', 'state' or 'records', not {reach!r}")
+    if reach != "all":
+        return model.state(memory, reach)
+    if model.compressor.accumulates:
+        state = model.state(memory)
+        if not _fits(model, memory, room):
+            _tell(model, memory, state, room, "those of all segments that were worth most")
+        return state
+    if _fits(model, memory, room):
+        return model.state(memory, "records")
+    # The most of the newest records that fit: halved until the border is found.
+    fewest, most = 1, len(memory.digests)
+    while most - fewest > 1:
+        middle = (fewest + most) // 2
+        fewest, most = (middle, most) if _fits(model, memory.part(-middle, middle), room) else (fewest, middle)
+    state = model.state(memory.part(-fewest, fewest), "records")
+    _tell(model, memory, state, room, "those of the newest segments")
+    return state
+
+
+def _fits(model: SegmentModel, memory: Memory, room: int) -> bool:
+    """Whether all records can be read."""
+    held = model.compressor.state_slots
+    if model.compressor.accumulates:
+        return memory.n_slots <= (room if held is None else min(room, held))
+    with at_ratio_of(model, memory):
+        return positions_read(model, model.state(memory, "records")) <= room
+
+
+def _tell(model: SegmentModel, memory: Memory, state: MemoryState, room: int, which: str) -> None:
+    held = model.compressor.state_slots
+    warnings.warn(
+        f"this memory holds {memory.n_slots} virtual tokens, and {int(state.mask_BK.sum())} are read, {which}: prompt "
+        f"and new tokens leave {room} positions of {model.backbone.max_positions}"
+        f"{'' if held is None else f', a state holds {held}'}. A higher ratio holds more; slots= chooses some",
+        stacklevel=5,
+    )

@@ -1,0 +1,98 @@
+"""The text that recalled tokens spell: of a whole memory, of some of its records, of a node of a tree.
+
+A record may begin or end inside a character, where the tokens of one are several. Whole memories are not touched by
+that. Of a node the text is the slice of the document's that holds every character which begins in it or is finished by
+it, so that the texts of a level join to the document; alone, such records have bytes and no text.
+"""
+
+from __future__ import annotations
+
+import codecs
+from typing import TYPE_CHECKING
+
+from r3mem.errors import InputError
+from r3mem.memory import Memory
+from r3mem.text_ids import decoded, token_bytes
+from r3mem.tree_memory import TreeMemory
+from r3mem.tree_retention import recall_leaves, recall_node
+
+if TYPE_CHECKING:
+    from r3mem.model import R3Mem
+
+BROKEN = "\ufffd"
+# A character of UTF-8 has at most four bytes, and each token of it at least one.
+BEFORE = 3
+
+
+def text_of_memory(model: R3Mem, memory: Memory) -> str:
+    """See :meth:`r3mem.model.R3Mem.recall`."""
+    tokenizer, ids = model.backbone.tokenizer, model.recall_ids(memory)
+    text = decoded(ids, tokenizer, goes_on=memory.begins > 0)
+    if BROKEN not in text:
+        return text
+    spelled = token_bytes(ids, tokenizer)
+    try:
+        # The replacement character may be the text's own.
+        return text if spelled is None else b"".join(spelled).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"these tokens are those that were retained, and they spell no text: a character is cut at byte "
+            f"{error.start}. Recall the whole memory, or take recall_bytes or recall_ids"
+        ) from error
+
+
+def bytes_of_memory(model: R3Mem, memory: Memory) -> bytes:
+    """See :meth:`r3mem.model.R3Mem.recall_bytes`."""
+    tokenizer, ids = model.backbone.tokenizer, model.recall_ids(memory)
+    text = decoded(ids, tokenizer, goes_on=memory.begins > 0)
+    if BROKEN not in text:
+        return text.encode()
+    spelled = token_bytes(ids, tokenizer)
+    if spelled is None:
+        raise InputError(f"{type(tokenizer).__name__} does not say which bytes its tokens spell: take recall_ids")
+    return b"".join(spelled)
+
+
+def text_of_tree(model: R3Mem, memory: TreeMemory) -> str:
+    """The whole document's text."""
+    return decoded(recall_leaves(model, memory), model.backbone.tokenizer)
+
+
+def text_of_node(model: R3Mem, memory: TreeMemory, index: int) -> str:
+    """One node's slice of the document's text; see the head of this file."""
+    tokenizer, node = model.backbone.tokenizer, memory.node(index)
+    ids = recall_node(model, memory, index)
+    text = decoded(ids, tokenizer, goes_on=node.start > 0)
+    if BROKEN not in text:
+        return text
+    lead = _tokens_before(model, memory, index)
+    spelled = token_bytes([*lead, *ids], tokenizer)
+    if spelled is None:
+        return text
+    data, before = b"".join(spelled[len(lead) :]), b"".join(spelled[: len(lead)])
+    if node.start == 0 and data.startswith(b" ") and not text.startswith(" "):
+        # The blank that the tokenizer begins every text with.
+        data = data[1:]
+    if data[0] & 0xC0 == 0x80:
+        # The character begins before the node: its bytes from the first on.
+        data = before[max((i for i, byte in enumerate(before) if byte & 0xC0 != 0x80), default=0) :] + data
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the tokens of node {index} are those that were retained, and they spell no text: the document was given "
+            "as token ids that spell none. Take recall_ids(tree.memory(node))"
+        ) from error
+
+
+def _tokens_before(model: R3Mem, memory: TreeMemory, index: int) -> list[int]:
+    """The last few tokens in front of a node, from the nodes of its level."""
+    node, found = memory.node(index), list[int]()
+    while len(found) < min(BEFORE, node.start):
+        end = node.start - len(found)
+        same = (i for i, n in enumerate(memory.nodes) if n.level == node.level and n.end == end)
+        left = next(same, None)
+        if left is None:
+            break
+        found = [*recall_node(model, memory, left), *found]
+    return found[-BEFORE:]
