@@ -481,6 +481,11 @@ class Backbone(nn.Module):
         return argument in self._signature
 
     @property
+    def arguments(self) -> frozenset[str]:
+        """Names of the arguments of the model's ``forward``."""
+        return self._signature
+
+    @property
     def compute(self) -> torch.dtype:
         """Precision of the computation."""
         return DTYPES[self.precision]
@@ -533,6 +538,6 @@ class Backbone(nn.Module):
             The new tokens of each prompt, without padding and end mark.
 
         Raises:
-            InputError: There is no prompt, or one is empty.
+            InputError: There is no prompt, one is empty or is not of token ids, or an option cannot be passed on.
         """
         return continued(self, prompts, prefix, options).rows

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from r3mem.cache import cache_folder
+from r3mem.caller_warnings import warn_caller
 from r3mem.cpu_precision import is_slow, slowdown
 from r3mem.errors import ConfigError, InputError
 from r3mem.four_bit import checked, four_bit_options, quantising
@@ -109,10 +109,9 @@ def load(
         ConfigError: bitsandbytes is missing, or cannot quantise the model here.
     """
     if is_slow(dtype):
-        warnings.warn(
+        warn_caller(
             f"this CPU takes {slowdown(dtype):.1f} times as long in {str(dtype).removeprefix('torch.')} as in float32: "
-            "give the backbone dtype auto or float32",
-            stacklevel=3,
+            "give the backbone dtype auto or float32"
         )
     options = four_bit_options(dtype) if load_in_4bit else {}
     source = name

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, StoppingCriteriaList, StopStringCriteria
 
-from r3mem.errors import InputError
-from r3mem.generation_options import checked_options
+from r3mem.errors import InputError, R3MemError
+from r3mem.generation_options import checked_options, setting, stop_strings
+from r3mem.given_texts import given_ids
 from r3mem.layer_hooks import injected, unread
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
+from r3mem.row_ends import RowEnds, rows_until
 from r3mem.thread_hooks import in_this_thread
 
 if TYPE_CHECKING:
@@ -39,13 +41,15 @@ def with_room(prefix: Prefix, embeds_BND: Tensor) -> Tensor:
 
 
 @contextmanager
-def generating(backbone: Backbone, prefix: Prefix) -> Iterator[None]:
+def generating(backbone: Backbone, prefix: Prefix, prompt_BN: Tensor) -> Iterator[None]:
     """Inside, every step of ``generate`` gets the prefix's mask and positions, the first its keys and values too.
 
     Args:
         backbone: The language model.
         prefix: The prefix; the input begins :func:`with_room` for it.
+        prompt_BN: 1 at the tokens of the prompts, padded on the left; new tokens follow.
     """
+    prompted_BS = torch.cat([prefix.mask_BP, prompt_BN.bool()], 1)
     n_prefix, steps = prefix.n_positions, ExitStack()
     front = backbone.front(prefix)
 
@@ -54,11 +58,9 @@ def generating(backbone: Backbone, prefix: Prefix) -> Iterator[None]:
         n_queries = given.shape[1]
         cached = kwargs.get("past_key_values")
         n_before = 0 if cached is None else cached.get_seq_length()
-        if kwargs.get("attention_mask") is None:  # Left out by transformers where nothing is padded.
-            valid_BS = torch.ones(len(given), n_before + n_queries, dtype=torch.bool, device=given.device)
-        else:
-            valid_BS = kwargs["attention_mask"].bool()
-        copies = len(valid_BS) // len(prefix.start_B)
+        copies = len(given) // len(prefix.start_B)
+        n_new = n_before + n_queries - prompted_BS.shape[1]
+        valid_BS = torch.nn.functional.pad(prompted_BS.repeat_interleave(copies, 0), (0, n_new), value=True)
         if front and n_before == 0:
             cached = DynamicCache() if cached is None else cached
             for layer, pair in enumerate(front):
@@ -110,61 +112,91 @@ def continued(
     backbone: Backbone, prompts: list[list[int]], prefix: Prefix | None, options: dict[str, Any]
 ) -> Continuation:
     """See :meth:`r3mem.backbone.Backbone.generate`."""
-    if not prompts:
-        raise InputError("no prompts given: pass at least one")
-    empty = next((b for b, prompt in enumerate(prompts) if not prompt), None)
-    if empty is not None:
-        called = "a prompt" if len(prompts) == 1 else f"prompt {empty} of {len(prompts)}"
-        raise InputError(f"{called} is empty: give at least one token for the model to continue")
+    prompts = _checked_prompts(prompts)
     if prefix is not None and not prefix.n_positions:
         prefix = None
-    options = checked_options(backbone, options, prefix is not None)
     longest = max(len(prompt) for prompt in prompts)
-    n_prefix = 0 if prefix is None else prefix.n_positions
-    ids_BN = torch.zeros(len(prompts), longest, dtype=torch.long, device=backbone.device)
-    mask_BS = torch.zeros(len(prompts), n_prefix + longest, dtype=torch.long, device=backbone.device)
-    for b, prompt in enumerate(prompts):
-        ids_BN[b, longest - len(prompt) :] = torch.tensor(prompt, device=backbone.device)
-        mask_BS[b, n_prefix + longest - len(prompt) :] = 1
-    _check_window(backbone, prompts, prefix, options)
-    embeds_BSD = backbone.embed(ids_BN)
-    inputs = {"input_ids": ids_BN}
+    options = checked_options(backbone, options, prefix is not None, longest)
+    marks, pad = options["eos_token_id"] or [], options["pad_token_id"]
+    _check_window(backbone, prompts, prefix, options["max_new_tokens"])
+    ids_BN, mask_BN = _padded(backbone, prompts, options)
+    inputs = {"input_ids": ids_BN, "attention_mask": mask_BN}
     if prefix is not None:
-        mask_BS[:, :n_prefix] = prefix.mask_BP
-        inputs = {"inputs_embeds": with_room(prefix, embeds_BSD)}
-    configured = getattr(backbone.base.generation_config, "eos_token_id", None)
-    end = options.get("eos_token_id", backbone.tokenizer.eos_token_id if configured is None else configured)
-    ends = set(end) if isinstance(end, list) else {end}
+        # Processors of logits and the new tokens' criteria read the ids, the model reads the embeddings.
+        inputs["inputs_embeds"] = with_room(prefix, backbone.embed(ids_BN))
+        # Only the number of zeros in front is read of it: so many ids are padding. The memory's mask is laid out here.
+        inputs["attention_mask"] = torch.nn.functional.pad(mask_BN, (0, prefix.n_positions), value=1)
+    criteria: list[Any] = list(options.get("stopping_criteria") or ())
+    strings = stop_strings(options) or setting(backbone, options, "stop_strings")
+    if strings:
+        criteria.append(StopStringCriteria(options.get("tokenizer") or backbone.tokenizer, strings))
+        options["stop_strings"] = None
+    stops = RowEnds(criteria, longest) if criteria else None
+    options["stopping_criteria"] = None if stops is None else StoppingCriteriaList([stops])
     with ExitStack() as stack:
         if prefix is not None:
-            stack.enter_context(generating(backbone, prefix))
+            stack.enter_context(generating(backbone, prefix, mask_BN))
         stack.enter_context(
             torch.autocast(backbone.device.type, dtype=backbone.compute, enabled=backbone.compute != torch.float32)
         )
         # Past PEFT, which changes the model for the length of its own `generate`.
-        made = cast(Any, backbone.base).generate(**inputs, attention_mask=mask_BS, **options)
-    # Given ids, transformers gives them back in front of the new ones; given embeddings, it cannot.
-    new_BN = (made if isinstance(made, Tensor) else made.sequences)[:, longest if prefix is None else 0 :]
-    rows: list[list[int]] = []
-    for row in new_BN.tolist():
-        stop = next((i for i, token in enumerate(row) if token in ends), len(row))
-        # Where something else than the end mark stopped a row, padding follows at once.
-        while stop == len(row) > 0 and "stop_strings" in options and row[-1] == options["pad_token_id"]:
-            row, stop = row[:-1], stop - 1
-        rows.append(row[:stop])
+        try:
+            made = cast(Any, backbone.base).generate(**inputs, **options)
+        except R3MemError:
+            raise
+        except ValueError as error:
+            raise InputError(f"transformers cannot generate with these options ({error}): change them") from error
+    # Ids were given, so transformers gives them back in front of the new ones.
+    new_BN = (made if isinstance(made, Tensor) else made.sequences)[:, longest:]
+    rows = rows_until(new_BN, marks, stops, pad, (setting(backbone, options, "num_beams") or 1) > 1)
     if isinstance(made, Tensor):
         return Continuation(rows)
     made.sequences = new_BN
     return Continuation(rows, made)
 
 
-def _check_window(backbone: Backbone, prompts: list[list[int]], prefix: Prefix | None, options: dict[str, Any]) -> None:
+def _checked_prompts(prompts: Any) -> list[list[int]]:
+    """Prompts as lists of token ids.
+
+    Raises:
+        InputError: They are not, there are none, or one is empty.
+    """
+    if not isinstance(prompts, list | tuple):
+        raise InputError(
+            f"prompts are a list of lists of token ids, not {type(prompts).__name__}: R3Mem.generate takes text"
+        )
+    if not prompts:
+        raise InputError("no prompts given: pass at least one")
+    rows = [given_ids(prompt, f"prompt {b} of {len(prompts)}") for b, prompt in enumerate(prompts)]
+    empty = next((b for b, row in enumerate(rows) if not row), None)
+    if empty is not None:
+        called = "a prompt" if len(rows) == 1 else f"prompt {empty} of {len(rows)}"
+        raise InputError(f"{called} is empty: give at least one token for the model to continue")
+    return rows
+
+
+def _padded(backbone: Backbone, prompts: list[list[int]], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Ids and mask ``BN`` of prompts, padded on the left."""
+    longest = max(map(len, prompts))
+    ids_BN = torch.zeros(len(prompts), longest, dtype=torch.long, device=backbone.device)
+    mask_BN = torch.zeros_like(ids_BN)
+    # What reads prompts as sequences finds none in the padding token; what forbids each of their tokens must not find
+    # the padding token, which may be the end mark.
+    alone = setting(backbone, options, "no_repeat_ngram_size") == 1
+    pad = options["pad_token_id"] if 0 <= options["pad_token_id"] < backbone.vocabulary else 0
+    for b, prompt in enumerate(prompts):
+        ids_BN[b] = prompt[0] if alone else pad
+        ids_BN[b, longest - len(prompt) :] = torch.tensor(prompt, device=backbone.device)
+        mask_BN[b, longest - len(prompt) :] = 1
+    return ids_BN, mask_BN
+
+
+def _check_window(backbone: Backbone, prompts: list[list[int]], prefix: Prefix | None, new: int) -> None:
     """Refuse a continuation that cannot end inside the model's window, before it begins.
 
     Raises:
         InputError: The message has the numbers.
     """
-    new = new_tokens(backbone, options, max(map(len, prompts)) if prefix is None else 0)
     starts = [0] * len(prompts) if prefix is None else prefix.start_B.tolist()
     start, length = max(zip(starts, map(len, prompts), strict=True), key=sum)
     # The last new token is not read any more.
@@ -175,18 +207,3 @@ def _check_window(backbone: Backbone, prompts: list[list[int]], prefix: Prefix |
         "shorten the prompt, ask for fewer new tokens, or read fewer virtual tokens (a higher ratio, or a state of "
         "fewer slots)",
     )
-
-
-def new_tokens(backbone: Backbone, options: dict[str, Any], n_prompt: int = 0) -> int:
-    """Tokens that are made at most, as far as is known beforehand; at least 1.
-
-    Args:
-        backbone: The language model.
-        options: Those of ``generate``.
-        n_prompt: Tokens of the longest prompt where transformers counts it in ``max_length``; else 0.
-    """
-    config = options.get("generation_config") or backbone.base.generation_config
-    new = options.get("max_new_tokens") or getattr(config, "max_new_tokens", None)
-    if new is None and n_prompt:
-        new = (options.get("max_length") or getattr(config, "max_length", None) or 0) - n_prompt
-    return max(1, new or 1)

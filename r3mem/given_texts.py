@@ -35,7 +35,7 @@ def given_texts(given: Any, what: str = "text") -> tuple[list[Text], bool]:
     if not given:
         raise InputError(f"the {what} is empty: give at least one token, or a list of at least one {what}")
     if all(_is_number(part) for part in given):
-        return [[int(part) for part in given]], True
+        return [_small(given, f"the {what}")], True
     return [given_text(part, f"{what} {i} of {len(given)}") for i, part in enumerate(given)], False
 
 
@@ -127,12 +127,21 @@ def _ids(given: Any, called: str) -> list[int]:
     odd = next((i for i, part in enumerate(given) if not _is_number(part)), None)
     if odd is not None:
         raise InputError(f"{called}: token ids are whole numbers, and number {odd} is {given[odd]!r:.40}")
-    return [int(part) for part in given]
+    return _small(given, called)
+
+
+def _small(given: Any, called: str) -> list[int]:
+    """Numbers as ``int``, none beyond 64 bits: no tensor holds those."""
+    ids = [int(part) for part in given]
+    large = next((part for part in ids if not -(1 << 63) <= part < 1 << 63), None)
+    if large is not None:
+        raise InputError(f"{called}: token id {large!r:.24} is outside every vocabulary; give ids of the tokenizer")
+    return ids
 
 
 def _array_ids(given: Any, called: str) -> list[int]:
     if isinstance(given, range):
-        return list(given)
+        return _small(given, called)
     if given.ndim != 1:
         raise InputError(f"{called}: token ids in {given.ndim} dimensions; give a list of rows, without padding")
     found = given.tolist()

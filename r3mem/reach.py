@@ -8,17 +8,17 @@
 
 The budget of ``all`` is the room that prompt and new tokens leave in the model's window, and for a compressor that
 accumulates no more than its state holds (``max_slots``). Where not all fits, a compressor that accumulates reads its
-state, in which slots of all segments competed; any other reads the newest segments that fit; of a tree the finest level
-that fits is read. A warning says how many are read.
+state, in which slots of all segments competed, cut to the room if it can (`Compressor.fewer`); any other reads the
+newest segments that fit; of a tree the finest level that fits is read. A warning says how many are read.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from r3mem.errors import ConfigError, InputError
+from r3mem.caller_warnings import warn_caller
+from r3mem.errors import InputError
 from r3mem.memory import Memory, MemoryState
 from r3mem.segment_model import SegmentModel
 from r3mem.tree_memory import TreeMemory
@@ -57,12 +57,17 @@ def level_read(model: SegmentModel, memory: Memory | TreeMemory, room: int) -> M
         room: Positions that prompt and new tokens leave.
 
     Raises:
-        InputError: Neither a memory nor a tree's.
+        InputError: Neither a memory nor a tree's, or a tree's that holds nothing.
     """
     if isinstance(memory, Memory):
         return memory
     if not isinstance(memory, TreeMemory):
-        raise InputError(f"a memory is a Memory or a TreeMemory, not {type(memory).__name__}: retain gives one")
+        raise InputError(
+            f"a memory is a Memory or a TreeMemory, not {type(memory).__name__}: retain, retain_tree and Memory.load "
+            "give one"
+        )
+    if not memory.levels:
+        raise InputError("this memory of a tree has no levels: nothing was retained, retain_tree gives one that holds")
     return next((level for level in reversed(memory.levels) if _fits(model, level, room)), memory.levels[0])
 
 
@@ -76,44 +81,56 @@ def state_read(model: SegmentModel, memory: Memory, reach: str, room: int) -> Me
         room: Positions that prompt and new tokens leave.
 
     Raises:
-        ConfigError: Another reach.
         FingerprintError: The memory was made by another backbone, stack or compressor.
     """
-    if reach not in REACHES:
-        raise ConfigError(f"reach is 'all', 'state' or 'records', not {reach!r}")
     if reach != "all":
         return model.state(memory, reach)
-    if model.compressor.accumulates:
-        state = model.state(memory)
-        if not _fits(model, memory, room):
-            _tell(model, memory, state, room, "those of all segments that were worth most")
-        return state
+    accumulates = model.compressor.accumulates
     if _fits(model, memory, room):
-        return model.state(memory, "records")
+        return model.state(memory, "state" if accumulates else "records")
+    if accumulates:
+        state: MemoryState | None = model.state(memory)
+        assert state is not None
+        if positions_read(model, state) > room:
+            state = model.compressor.fewer(model.backbone, state, room) if room > 0 else None
+        if state is not None:
+            _tell(model, memory, state, room, "those of all segments that were worth most")
+            return state
+
+    def newest(count: int) -> MemoryState:
+        return model.state(memory.part(-count, count), "state" if accumulates else "records")
+
     # The most of the newest records that fit: halved until the border is found.
     fewest, most = 1, len(memory.digests)
     while most - fewest > 1:
         middle = (fewest + most) // 2
-        fewest, most = (middle, most) if _fits(model, memory.part(-middle, middle), room) else (fewest, middle)
-    state = model.state(memory.part(-fewest, fewest), "records")
-    _tell(model, memory, state, room, "those of the newest segments")
+        fewest, most = (middle, most) if positions_read(model, newest(middle)) <= room else (fewest, middle)
+    state = newest(fewest)
+    # Where not even one fits, the prompt is refused.
+    if positions_read(model, state) <= room:
+        _tell(model, memory, state, room, "those of the newest segments")
     return state
 
 
 def _fits(model: SegmentModel, memory: Memory, room: int) -> bool:
     """Whether all records can be read."""
-    held = model.compressor.state_slots
-    if model.compressor.accumulates:
-        return memory.n_slots <= (room if held is None else min(room, held))
     with at_ratio_of(model, memory):
-        return positions_read(model, model.state(memory, "records")) <= room
+        if not model.compressor.accumulates:
+            return positions_read(model, model.state(memory, "records")) <= room
+        held = model.compressor.state_slots
+        if held is not None and memory.n_slots > held:
+            return False
+        state = model.state(memory)
+        n_read = positions_read(model, state)
+        # A state may hold less than it is set to: a window of few positions has room for no more.
+        whole = int(state.mask_BK.sum()) == memory.n_slots
+        return n_read <= room and (whole or positions_read(model, model.state(memory, "records")) <= n_read)
 
 
 def _tell(model: SegmentModel, memory: Memory, state: MemoryState, room: int, which: str) -> None:
     held = model.compressor.state_slots
-    warnings.warn(
+    warn_caller(
         f"this memory holds {memory.n_slots} virtual tokens, and {int(state.mask_BK.sum())} are read, {which}: prompt "
         f"and new tokens leave {room} positions of {model.backbone.max_positions}"
-        f"{'' if held is None else f', a state holds {held}'}. A higher ratio holds more; slots= chooses some",
-        stacklevel=5,
+        f"{'' if held is None else f', a state holds {held}'}. A higher ratio holds more; slots= chooses some"
     )

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from r3mem.chat_prompts import chat_ids, is_chat
-from r3mem.errors import InputError
+from r3mem.errors import ConfigError, InputError
 from r3mem.evaluation_mode import evaluating
-from r3mem.generation import Continuation, continued, new_tokens
+from r3mem.generation import Continuation, continued
+from r3mem.generation_options import with_lengths
 from r3mem.given_texts import given_texts
 from r3mem.memory import Memory, Segments, whole_number
-from r3mem.reach import at_ratio_of, level_read, state_read
+from r3mem.reach import REACHES, at_ratio_of, level_read, state_read
 from r3mem.segment_model import SegmentModel, joined
 from r3mem.text_ids import decoded, text_ids
-from r3mem.tree_memory import TreeMemory
 
 
 def continue_prompts(
@@ -28,6 +28,8 @@ def continue_prompts(
 def _continued(
     model: SegmentModel, prompt: Any, memory: Any, reach: str, slots: int | None, options: dict[str, Any]
 ) -> Any:
+    if reach not in REACHES:
+        raise ConfigError(f"reach is 'all', 'state' or 'records', not {reach!r}")
     rows, single = _prompt_ids(model, prompt)
     if memory is None:
         if slots is not None:
@@ -37,10 +39,13 @@ def _continued(
         return _given_back(model, made, len(rows), single)
     if slots is not None and whole_number(slots, "slots") < 1:
         raise InputError(f"slots {slots} is not possible: read at least 1, or leave slots out to read all")
-    memories = [memory] * len(rows) if isinstance(memory, Memory | TreeMemory) else list(memory)
+    several = isinstance(memory, list | tuple)
+    memories = list(memory) if several else [memory] * len(rows)
     if len(memories) != len(rows):
         raise InputError(f"{len(rows)} prompts but {len(memories)} memories; give one for all or one for each")
-    room = model.backbone.max_positions - max(map(len, rows)) - new_tokens(model.backbone, options) + 1
+    longest = max(map(len, rows))
+    options = with_lengths(model.backbone, options, longest)
+    room = model.backbone.max_positions - longest - int(options["max_new_tokens"]) + 1
     read = [level_read(model, each, room) for each in memories]
     ratios = sorted({each.ratio for each in read})
     if len(ratios) > 1 and options.get("return_dict_in_generate"):

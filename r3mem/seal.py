@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from r3mem.caller_warnings import warn_caller
 from r3mem.errors import InputError
 
 SEAL = "digest"
@@ -92,10 +92,9 @@ def check_sealed(about: Mapping[str, Any], since: bool, where: str, more: str = 
         return
     if since:
         raise InputError(f"{where}: damaged, its digest is missing: {RESTORE}")
-    warnings.warn(
+    warn_caller(
         f"{where} was written before files had digests: damage to it would not be noticed{more}; load and save it "
-        "again to protect it from now on",
-        stacklevel=3,
+        "again to protect it from now on"
     )
 
 

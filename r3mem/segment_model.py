@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import pydoc_data.topics
-import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from r3mem import saving
 from r3mem.backbone import Backbone, Pass
 from r3mem.by_content import ByContent
+from r3mem.caller_warnings import warn_caller
 from r3mem.components import describe
 from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
@@ -115,10 +115,9 @@ class SegmentModel(nn.Module):
         self.backbone, self.compressor, self.decoder = backbone, compressor, decoder
         self.hierarchy = hierarchy if hierarchy is not None else Flat()
         if isinstance(self.hierarchy, Refined) and not compressor.recurrent:
-            warnings.warn(
+            warn_caller(
                 f"{type(compressor).__name__} writes nothing of what it has read, so Refined gives the memories of "
-                "MultiLevel: set write_layer above read_layer, or take another compressor",
-                stacklevel=2,
+                "MultiLevel: set write_layer above read_layer, or take another compressor"
             )
         n_levels = len(self.hierarchy.ratios)
         #: Tells levels apart; nothing at the start, and not there where a hierarchy has one level.
@@ -533,18 +532,16 @@ class SegmentModel(nn.Module):
                 "text can be recalled: load the model that wrote it, or retain the text again"
             )
         if differing:
-            warnings.warn(
+            warn_caller(
                 f"this memory was written with another {', '.join(differing)} of {type(self.compressor).__name__}: "
-                "it is read as it was written",
-                stacklevel=4,
+                "it is read as it was written"
             )
         others = self._other_weights(memory)
         if others:
             named = " and ".join("adapters" if o == "adapters" else "weights of the compressor" for o in others)
-            warnings.warn(
+            warn_caller(
                 f"this memory was written with other {named} than those that read it now, and answers may be worse: "
-                "load the model that wrote it, or recall its text and retain it again",
-                stacklevel=4,
+                "load the model that wrote it, or recall its text and retain it again"
             )
 
     def _slots(self, memory: Memory, part: slice) -> Tensor:

@@ -139,6 +139,19 @@ class Compressor(nn.Module, ABC):
             f"{type(self).__name__} cannot choose virtual tokens at reading time: read all, or take SelectedKeyValues"
         )
 
+    def fewer(self, backbone: Backbone, memory: MemoryState, slots: int) -> MemoryState | None:
+        """Those virtual tokens of a state that are worth most, where not all can be read.
+
+        Args:
+            backbone: The language model.
+            memory: The state.
+            slots: Virtual tokens that are read at most, at least 1.
+
+        Returns:
+            The smaller state; None where nothing says what a virtual token is worth.
+        """
+        return None
+
     def spell(self, memory: MemoryState) -> Prefix:
         """Turn a memory into what the backbone reads where it is to spell out the text behind it; as `read` here."""
         return self.read(memory)

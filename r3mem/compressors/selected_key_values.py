@@ -197,11 +197,25 @@ class SelectedKeyValues(Compressor):
         # Never more than half of the model's window: a segment needs room behind its memory.
         count_B = valid_BJ.sum(1)
         kept_B = count_B.clamp(max=min(self.max_slots, max(1, backbone.max_positions // 2)))
-        recent_B = (self.recent * kept_B).long()
-        last_BJ = valid_BJ & last_of(valid_BJ, recent_B[:, None]) & ~sink_BJ
-        rank_BJX = torch.where(last_BJ[..., None], SINK - 1, aged_BJX)
+        rank_BJX = self._ranked(aged_BJX, valid_BJ, sink_BJ, kept_B)
         aged_BJW = torch.cat([both_BJW[..., : layout.width], aged_BJX], -1)
         return self._fewer(layout, aged_BJW, rank_BJX, valid_BJ, sink_BJ, kept_B, written.ratio)
+
+    def fewer(self, backbone: Backbone, memory: MemoryState, slots: int) -> MemoryState | None:
+        """In each head the slots that are worth most, sinks above all; see :meth:`Compressor.fewer`."""
+        if self.positions == "original":
+            return None
+        layout, readable_BM = self._layout(backbone), self._readable(memory)
+        worth_BMX = memory.slots_BKD[..., layout.width :]
+        sink_BM, kept_B = worth_BMX[..., 0] > SINK / 2, readable_BM.sum(1).clamp(max=slots)
+        rank_BMX = self._ranked(worth_BMX.clamp(max=SINK), readable_BM, sink_BM, kept_B)
+        return self._fewer(layout, memory.slots_BKD, rank_BMX, readable_BM, sink_BM, kept_B, memory.ratio)
+
+    def _ranked(self, worth_BJX: Tensor, valid_BJ: Tensor, sink_BJ: Tensor, kept_B: Tensor) -> Tensor:
+        """Rank ``BJX`` of slots by their worth, a share of the places being for the last."""
+        recent_B = (self.recent * kept_B).long()
+        last_BJ = valid_BJ & last_of(valid_BJ, recent_B[:, None]) & ~sink_BJ
+        return torch.where(last_BJ[..., None], SINK - 1, worth_BJX)
 
     @torch.no_grad()
     def choose(self, backbone: Backbone, memory: MemoryState, query: Segments, slots: int) -> MemoryState:

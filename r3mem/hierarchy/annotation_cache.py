@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
 from r3mem.cache import cache_folder
+from r3mem.caller_warnings import warn_caller
 from r3mem.errors import ConfigError
 
 # SQLite takes no more placeholders than this in one statement, whatever it was built with.
@@ -58,7 +58,7 @@ class AnnotationCache:
                     if isinstance(found, str) and told == _digest(key, found):
                         known[by_key[key]] = json.loads(found)
                     else:
-                        warnings.warn(f"{self.path}: a damaged result is made anew; is the disk sound?", stacklevel=2)
+                        warn_caller(f"{self.path}: a damaged result is made anew; is the disk sound?")
         return known
 
     def put(self, found: Mapping[str, Any]) -> None:

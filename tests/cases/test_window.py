@@ -52,12 +52,14 @@ def test_generation_whose_end_is_not_given(make: Make, family: str) -> None:
     model = make(family)
     model.backbone.base.generation_config.eos_token_id = None
     lengths = [len(row) for n in (20, 60) for row in model.backbone.generate([[1] * n], eos_token_id=None)]
-    # transformers ends after 20 tokens, or at the window, where nothing says when; with embeddings it counts no prompt.
+    # It ends after 20 tokens, or at the window, where nothing says when.
     assert lengths == [20, 4]
     prefix = model.compressor.read(model.state(model.retain("x" * 16)))
     assert len(model.backbone.generate([[1] * 28], prefix, eos_token_id=None)[0]) == 20
-    with pytest.raises(InputError, match=r"need 65 positions, .* has 64"):
-        model.backbone.generate([[1] * 44], prefix, eos_token_id=None)
+    # 16 of the memory, 29 of the prompt and 20 new ones of which the last is not read; refused before any is made.
+    assert len(model.backbone.generate([[1] * 29], prefix, eos_token_id=None)[0]) == 20
+    with pytest.raises(InputError, match=r"30 tokens and 20 new ones need 65 positions, .* has 64"):
+        model.backbone.generate([[1] * 30], prefix, eos_token_id=None)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
