@@ -120,10 +120,11 @@ def continued(
     marks, pad = options["eos_token_id"] or [], options["pad_token_id"]
     _check_window(backbone, prompts, prefix, options["max_new_tokens"])
     ids_BN, mask_BN = _padded(backbone, prompts, options)
+    embeds_BND = backbone.embed(ids_BN)  # Refuses ids outside the vocabulary.
     inputs = {"input_ids": ids_BN, "attention_mask": mask_BN}
     if prefix is not None:
         # Processors of logits and the new tokens' criteria read the ids, the model reads the embeddings.
-        inputs["inputs_embeds"] = with_room(prefix, backbone.embed(ids_BN))
+        inputs["inputs_embeds"] = with_room(prefix, embeds_BND)
         # Only the number of zeros in front is read of it: so many ids are padding. The memory's mask is laid out here.
         inputs["attention_mask"] = torch.nn.functional.pad(mask_BN, (0, prefix.n_positions), value=1)
     criteria: list[Any] = list(options.get("stopping_criteria") or ())
