@@ -90,6 +90,11 @@ class Pass(ByContent):
         return logits_of(self.opening)
 
 
+def _found(dtype: str) -> str:
+    """The precision that is meant."""
+    return fastest() if dtype == AUTO else dtype
+
+
 class Backbone(nn.Module):
     """A frozen causal LM with LoRA adapters.
 
@@ -133,8 +138,7 @@ class Backbone(nn.Module):
         super().__init__()
         if dtype not in (AUTO, *DTYPES):
             raise ConfigError(f"backbone dtype {dtype!r} is unknown; choose one of {', '.join((AUTO, *DTYPES))}")
-        self.precision = fastest() if dtype == AUTO else dtype
-        model, tokenizer = backbone_source.load(name, self.compute, attn_implementation, load_in_4bit)
+        model, tokenizer = backbone_source.load(name, DTYPES[_found(dtype)], attn_implementation, load_in_4bit)
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
         self.attn_implementation, self.load_in_4bit = attn_implementation, load_in_4bit
         self._save_memory(gradient_checkpointing, pack)
@@ -158,7 +162,6 @@ class Backbone(nn.Module):
         dtype = str(model.dtype).removeprefix("torch.")
         if dtype not in DTYPES:
             raise ConfigError(f"the model's dtype {dtype!r} cannot serve; convert it to one of {', '.join(DTYPES)}")
-        self.precision = dtype
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
         self.attn_implementation, self.load_in_4bit = None, False
         self._save_memory(gradient_checkpointing, pack)
@@ -182,6 +185,7 @@ class Backbone(nn.Module):
         lora_dropout: float,
     ) -> None:
         self.name, self.dtype, self.tokenizer = name, dtype, tokenizer
+        self.precision = _found(dtype)
         self.lora_rank, self.lora_alpha = lora_rank, lora_alpha
         self.lora_targets, self.lora_dropout = lora_targets, lora_dropout
         model.requires_grad_(False)

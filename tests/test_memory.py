@@ -17,10 +17,13 @@ from r3mem import Backbone, FingerprintError, InputError, Memory, MemoryState, R
 from r3mem.tensor_file import write_whole
 from tests.tiny_models import TEXT, same_memory, tiny_r3mem
 
+# Of this model's random weights some words need corrections in every precision.
+SEED = 1
+
 
 @pytest.fixture(scope="module")
 def model(tiny_backbone: Callable[..., Backbone]) -> R3Mem:
-    return tiny_r3mem(tiny_backbone(), share=0.125)
+    return tiny_r3mem(tiny_backbone(seed=SEED), share=0.125)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])

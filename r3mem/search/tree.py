@@ -112,15 +112,14 @@ class TreeSearch:
                 longest = level.part(int(level.lengths_T.argmax()))
                 if level.ratio not in largest or longest.n_tokens > largest[level.ratio].n_tokens:
                     largest[level.ratio] = longest
-        most = self.model.backbone.max_positions
         for ratio, node in largest.items():
             with self.model.at_ratio(ratio):
                 positions = positions_read(self.model, self.model.state(node))
-            if positions + n_asked > most:
-                raise InputError(
-                    f"a query of {len(query)} characters is {n_asked} tokens with its template; behind a memory of "
-                    f"{positions} positions that is more than the {most} of {self.model.backbone.name}: shorten it"
-                )
+            self.model.backbone.check_fits(
+                positions + n_asked,
+                f"a memory of {positions} positions and a query of {n_asked} tokens with its template",
+                f"shorten the query of {len(query):,} characters",
+            )
 
     def _scored(
         self, memories: Sequence[TreeMemory], nodes: list[tuple[int, int]], asked: list[int], given: int

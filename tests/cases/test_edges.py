@@ -178,7 +178,7 @@ def test_searching_trees(model: R3Mem) -> None:
     for memories, query, options, message in (
         (tree, "a", {}, "a list of TreeMemory"), ([model.retain("a")], "a", {}, "a list of TreeMemory"),
         ([tree], b"a", {}, "not bytes"), ([tree], "a", {"k": 0}, "k 0"), ([tree], "a", {"level": 5}, "have 1, 0 to 0"),
-        ([tree], "x" * 1050, {}, r"1050 characters is 1061 tokens .* more than the 1024 of tiny-llama"),
+        ([tree], "x" * 1050, {}, r"a query of 1061 tokens .* tiny-llama has 1024: shorten the query of 1,050 characters"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             search.search(memories, query, **options)
@@ -189,5 +189,5 @@ def test_searching_trees(model: R3Mem) -> None:
 def test_a_query_of_many_tokens_is_refused_with_its_numbers(model: R3Mem) -> None:
     searcher = QueryLikelihood(model)
     searcher.index(["a word"])
-    with pytest.raises(InputError, match="with a query of 10511 does not fit the 1024 positions"):
+    with pytest.raises(InputError, match="a query of 10511 tokens need 10517 positions, tiny-llama has 1024"):
         searcher.rank("x" * 10_500)
