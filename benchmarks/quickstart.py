@@ -23,6 +23,8 @@ from r3mem.objectives import forward_nll
 
 HISTORY, CONTINUATION = 512, 256
 RATIOS = (4, 8, 16, 32)
+# Passages are as many as about so many seconds allow. One takes as long as eight readings of its tokens.
+SECONDS, MOST_PASSAGES, FEWEST_PASSAGES, READINGS = 120, 12, 4, 8
 CONFIG = ROOT / "configs" / "experiment" / "quickstart.yaml"
 COLUMNS = (
     "ratio", "positions", "recall_exact_match", "correction_bits_per_token", "ppl_nothing", "ppl_memory",
@@ -56,6 +58,19 @@ def held_out(tokenizer: Any, most: int) -> list[list[int]]:
     corpus, size = data.documents("test"), HISTORY + CONTINUATION
     starts = [(d, s) for d, n in enumerate(corpus.lengths.tolist()) for s in range(0, n - size + 1, size)]
     return [corpus.read(d, s, s + size).tolist() for d, s in starts][:most]
+
+
+def affordable(model: Any, window: list[int]) -> int:
+    """Passages that this machine can measure in the time there is."""
+    began = time.perf_counter()
+    perplexity_after(model, [window], HISTORY)
+    return max(FEWEST_PASSAGES, min(MOST_PASSAGES, int(SECONDS / READINGS / (time.perf_counter() - began))))
+
+
+def tell(what: str) -> None:
+    """A line of progress where no bar is drawn."""
+    if not console.is_terminal:
+        console.print(what, highlight=False)
 
 
 def perplexity_after(model: Any, windows: list[list[int]], n: int) -> float:
@@ -156,7 +171,7 @@ def main() -> None:
     """Build or train the model, measure, print, draw."""
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder of the run")
-    p.add_argument("--passages", type=int, default=12, help="held-out passages")
+    p.add_argument("--passages", type=int, default=None, help="held-out passages; 12, or fewer on a slow machine")
     p.add_argument("--train", action="store_true", help="train adapters for some minutes first; what is left over goes "
                    "to r3mem fit")  # fmt: skip
     p.add_argument("--json", type=Path, default=None, metavar="FILE", help="where the result file goes")
@@ -167,11 +182,16 @@ def main() -> None:
     model = R3Mem.from_pretrained(trained(args.out, extra)) if args.train else R3Mem()
     built_seconds = time.perf_counter() - began
     model.hierarchy.segment_tokens = HISTORY  # One memory of the whole history, whatever the segments of training were.
-    windows = held_out(model.backbone.tokenizer, args.passages)
+    windows = held_out(model.backbone.tokenizer, args.passages or MOST_PASSAGES)
     with torch.no_grad():
+        if args.passages is None:
+            windows = windows[: affordable(model, windows[0])]
+        tell(f"measuring on {len(windows)} unseen passages")
         bounds = {f"ppl_{name}": perplexity_after(model, windows, n) for name, n in (("nothing", 0), ("full", HISTORY))}
-    progress = track(RATIOS, "measuring on unseen text", console=console)
-    rows = [with_gain({**measure(model, windows, ratio), **bounds}) for ratio in progress]
+    rows = []
+    for ratio in track(RATIOS, "measuring on unseen text", console=console):
+        rows.append(with_gain({**measure(model, windows, ratio), **bounds}))
+        tell(f"ratio {ratio} measured, {time.perf_counter() - began:.0f} s since the start")
     table(f"{len(windows)} unseen passages: {HISTORY} tokens of history, then {CONTINUATION} tokens", rows, COLUMNS)
     console.print(
         "ppl: perplexity of the tokens after the history, read after nothing, the memory, as many raw recent tokens as "
@@ -192,7 +212,10 @@ def main() -> None:
     image = args.out / "quickstart.png"
     picture(rows, image)
     console.print(f"\npicture: {image}   this took {time.perf_counter() - began:.0f} s")
-    write(args.json, 0, rows, passages=len(windows), built_seconds=round(built_seconds), trained=args.train)
+    write(
+        args.json, 0, rows, passages=len(windows), built_seconds=round(built_seconds),
+        seconds=round(time.perf_counter() - began), trained=args.train,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

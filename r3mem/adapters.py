@@ -5,6 +5,7 @@ Shape legend: M positions of a pass, I inputs of a layer, O its outputs, R rank.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, Token
@@ -83,7 +84,10 @@ def with_adapters(
         target_modules=targets, lora_dropout=dropout,
         task_type="CAUSAL_LM",
     )  # fmt: skip
-    adapted: nn.Module = peft.get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # PEFT asks transformers by a name that it will drop; nothing a user can do.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        adapted: nn.Module = peft.get_peft_model(model, config)
     for module in adapted.modules():
         if isinstance(module, LoraLayer):
             # PEFT would lift every activation to float32; autocast lowers the adapters instead, several

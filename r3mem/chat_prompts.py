@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from r3mem.errors import InputError
 from r3mem.text_ids import check_characters, control_tokens, ids_going_on, text_ids
 
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "model")
+
 
 def is_chat(prompt: Any) -> bool:
     """Whether a prompt is a list of messages.
@@ -62,8 +64,8 @@ def chat_ids(messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokeniz
 
 def _content(message: Mapping[str, Any], i: int) -> str:
     role, content = message.get("role"), message.get("content")
-    if not isinstance(role, str) or not re.fullmatch(r"[A-Za-z][\w-]*", role):
-        raise InputError(f"message {i}: role is a word such as 'user', not {role!r}")
+    if role not in ROLES:
+        raise InputError(f"message {i}: role is one of {', '.join(ROLES)}, not {role!r}")
     others = sorted(set(message) - {"role", "content"})
     if others:
         raise InputError(f"message {i}: only role and content are read, and it has {', '.join(map(str, others))}")

@@ -47,6 +47,8 @@ from r3mem.reversible.text_side import Proof, TextSide
 from r3mem.weight_names import WEIGHT_NAMES, KeptName, Weights, acting, name_of
 
 LEVELS = "level embedding"
+# Parts of a fingerprint that decide whether words come back.
+RECALL_NAMES = ("backbone", "stack", "prior")
 
 
 @dataclass(eq=False, repr=False)
@@ -461,9 +463,14 @@ class SegmentModel(nn.Module):
                 f"a memory of a text is a Memory, not {type(memory).__name__}: retain or Memory.load gives one"
             )
         own = self.fingerprint
-        for part in ("backbone", "stack", "prior"):
+        for part in RECALL_NAMES:
             value = own[part]
             if memory.fingerprint.get(part) != value:
+                if self._wrote_at_its_ratio(memory):
+                    raise FingerprintError(
+                        f"this memory was written at ratio {memory.ratio}, the model is at {self.ratio} here: use it "
+                        f"inside `with model.at_ratio({memory.ratio}):`, or call model.set_ratio({memory.ratio})"
+                    )
                 raise FingerprintError(
                     f"this memory was made by another {part} ({memory.fingerprint.get(part)}, here {value}; its ratio "
                     f"is {memory.ratio}, here {self.ratio}; the backbone computes in {self.backbone.precision} here): "
@@ -475,6 +482,17 @@ class SegmentModel(nn.Module):
                 f"this memory's virtual tokens are {width} wide, those of {type(self.compressor).__name__} "
                 f"{self.memory_width}: it is of another compressor; load the model that made it"
             )
+
+    def _wrote_at_its_ratio(self, memory: Memory) -> bool:
+        """Whether nothing but the ratio is other than where the memory was written."""
+        if memory.ratio == self.ratio:
+            return False
+        try:
+            with self.at_ratio(memory.ratio):
+                own = self.fingerprint
+        except ConfigError:
+            return False
+        return all(memory.fingerprint.get(part) == own[part] for part in RECALL_NAMES)
 
     def check_goes_on(self, memory: Memory, precision: Precision) -> None:
         """Refuse to go on from a memory whose records those of this model cannot follow.
@@ -492,7 +510,7 @@ class SegmentModel(nn.Module):
         differing = [*self._differing(memory), *self._other_weights(memory)]
         if differing:
             raise FingerprintError(
-                f"this memory was written with another {', '.join(differing)} of the compressor: retain its text again "
+                f"this memory was written with other {', '.join(differing)}: retain its text again "
                 "to go on from it, or build the model with the settings that wrote it"
             )
         if memory.precision != precision:

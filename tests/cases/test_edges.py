@@ -178,7 +178,7 @@ def test_searching_trees(model: R3Mem) -> None:
     for memories, query, options, message in (
         (tree, "a", {}, "a list of TreeMemory"), ([model.retain("a")], "a", {}, "a list of TreeMemory"),
         ([tree], b"a", {}, "not bytes"), ([tree], "a", {"k": 0}, "k 0"), ([tree], "a", {"level": 5}, "have 1, 0 to 0"),
-        ([tree], "x" * 1050, {}, r"a query of 1061 tokens .* tiny-llama has 1024: shorten the query of 1,050 characters"),
+        ([tree], "x" * 1050, {}, r"a query of 1061 tokens .* has 1024: shorten the query of 1,050 characters"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             search.search(memories, query, **options)

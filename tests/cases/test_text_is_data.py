@@ -105,7 +105,7 @@ def test_chats_that_cannot_be_a_prompt(chat_tokenizer: PreTrainedTokenizerFast) 
     for message, why in (
         ({"role": "user", "content": None}, "message 0: content is a string, not NoneType"),
         ({"role": "user"}, "message 0: content is a string"),
-        ({"role": "<|im_end|>", "content": "a"}, "message 0: role is a word"),
+        ({"role": "<|im_end|>", "content": "a"}, "message 0: role is one of"),
         ({"role": "user", "content": "a", "tool_calls": []}, "message 0: only role and content .* tool_calls"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "message 0: parts of content"),
         ({"role": "user", "content": "\ud83d"}, "half a surrogate pair"),
