@@ -331,8 +331,7 @@ class R3Mem(SegmentModel):
                 warning has the numbers. ``state`` reads what the next segment would read: the last segment, or with
                 `SelectedKeyValues` all segments' up to ``max_slots``. ``records`` reads every segment.
             slots: Read only so many of them, those that the prompt attends to most; None reads all.
-            **options: Passed to transformers' ``generate``, such as ``max_new_tokens`` (20 by default);
-                ``max_length`` and ``min_length`` count prompt and new tokens, never the memory.
+            **options: Of transformers' ``generate``; ``max_length`` and ``min_length`` count prompt and new tokens.
 
         Returns:
             The continuation, or a list of them for a list of prompts; a list for each prompt with
