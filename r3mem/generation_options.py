@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import GenerationConfig
@@ -26,6 +26,8 @@ OTHER_PASSES = (
 OTHER_PROMPTS = ("encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "token_healing")
 #: Taken out of the options by transformers without being named by it.
 UNNAMED = {"tokenizer", "assistant_tokenizer", "trust_remote_code"}
+#: Settings where nothing says otherwise; older versions of transformers write them into every configuration.
+DEFAULTS = cast(Any, GenerationConfig)()
 #: New tokens where nothing says how many, in every version of transformers.
 DEFAULT_NEW = 20
 
@@ -62,8 +64,8 @@ def setting(backbone: Backbone, options: dict[str, Any], name: str) -> Any:
 
 
 def _told(config: GenerationConfig | None, name: str) -> Any:
-    """A setting of a configuration; None for a default, which older versions write out."""
-    value, default = getattr(config, name, None), getattr(GenerationConfig(), name, None)
+    """A setting of a configuration; None for a default."""
+    value, default = getattr(config, name, None), getattr(DEFAULTS, name, None)
     return None if default is not None and value == default else value
 
 
@@ -202,7 +204,7 @@ def checked_options(backbone: Backbone, options: dict[str, Any], with_memory: bo
 def _check_names(backbone: Backbone, options: dict[str, Any]) -> None:
     base: Any = backbone.base
     called = [inspect.signature(each).parameters for each in (base.generate, base.prepare_inputs_for_generation)]
-    configs = [vars(config) for config in (GenerationConfig(), base.generation_config)]
+    configs = [vars(config) for config in (DEFAULTS, base.generation_config)]
     known = set().union(*called, *configs, backbone.arguments, UNNAMED) - {"self", "kwargs"}
     for name in options:
         if name not in known or name.startswith("_"):

@@ -326,12 +326,12 @@ class R3Mem(SegmentModel):
                 contents are text.
             memory: One memory for all prompts, or one for each; that of a tree, or of one of its nodes, too.
             reach: ``all`` reads every segment, as far as the window behind prompt and new tokens (and ``max_slots`` of
-                a compressor that accumulates) has room. Where it has not, a compressor that accumulates reads its
-                state, any other the newest segments, of a tree the finest level that fits, and a warning has the
-                numbers. ``state`` reads what the next segment would read: the last segment, or with
+                a compressor that accumulates) has room. Where it has not, a compressor that accumulates reads what is
+                worth most of its state, any other the newest segments, of a tree the finest level that fits, and a
+                warning has the numbers. ``state`` reads what the next segment would read: the last segment, or with
                 `SelectedKeyValues` all segments' up to ``max_slots``. ``records`` reads every segment.
             slots: Read only so many of them, those that the prompt attends to most; None reads all.
-            **options: Passed to transformers' ``generate``, such as ``max_new_tokens`` or ``stop_strings``.
+            **options: Of transformers' ``generate``; ``max_length`` and ``min_length`` count prompt and new tokens.
 
         Returns:
             The continuation, or a list of them for a list of prompts; a list for each prompt with

@@ -33,7 +33,7 @@ class Stepwise:
 
     def __init__(self, backbone: Backbone, prefix: Prefix) -> None:
         self.backbone, self.prefix = backbone, prefix
-        self._cache, self._mask_BS = DynamicCache(), prefix.mask_BP
+        self._cache = DynamicCache()
 
     def opening(self) -> Tensor | None:
         """Next-token logits ``BV`` behind the prefix's last state in use; None where the prefix has no states."""
@@ -46,7 +46,6 @@ class Stepwise:
 
     def after(self, ids_B: Tensor) -> Tensor:
         """Next-token logits ``BV`` behind one more token of each row."""
-        self._mask_BS = torch.nn.functional.pad(self._mask_BS, (0, 1), value=True)
         if self._cache.get_seq_length() or not self.prefix.n_positions:
             return self._pass(input_ids=ids_B[:, None])[:, -1]
         return self._pass(inputs_embeds=with_room(self.prefix, self.backbone.embed(ids_B[:, None])))[:, -1]
@@ -55,9 +54,9 @@ class Stepwise:
     def _pass(self, **inputs: Tensor) -> Tensor:
         backbone = self.backbone
         with (
-            generating(backbone, self.prefix),
+            generating(backbone, self.prefix, self.prefix.mask_BP[:, :0]),
             torch.autocast(backbone.device.type, dtype=backbone.compute, enabled=backbone.compute != torch.float32),
         ):
-            out = backbone.base(**inputs, attention_mask=self._mask_BS, past_key_values=self._cache, use_cache=True)
+            out = backbone.base(**inputs, past_key_values=self._cache, use_cache=True)
         logits_BSV: Tensor = out.logits
         return logits_BSV
