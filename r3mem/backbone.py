@@ -38,7 +38,7 @@ from r3mem.backbone_structure import body, decoder_layers, digest, head, plain_h
 from r3mem.by_content import ByContent
 from r3mem.cpu_precision import fastest
 from r3mem.errors import ConfigError, InputError
-from r3mem.evaluation_mode import evaluating, set_mode
+from r3mem.evaluation_mode import Switched, evaluating
 from r3mem.generation import continued, soft
 from r3mem.key_values import KeyValueLayout, Pair, PassCache
 from r3mem.layer_checkpoints import checkpoint_layers
@@ -90,7 +90,7 @@ class Pass(ByContent):
         return logits_of(self.opening)
 
 
-class Backbone(nn.Module):
+class Backbone(Switched):
     """A frozen causal LM with LoRA adapters.
 
     Args:
@@ -452,10 +452,6 @@ class Backbone(nn.Module):
         """
         if needed > self.max_positions:
             raise InputError(f"{what} need {needed} positions, {self.name} has {self.max_positions}: {advice}")
-
-    def train(self, mode: bool = True) -> Backbone:
-        """See `torch.nn.Module.train`; a call that runs in another thread ends in evaluation mode first."""
-        return self if set_mode(self, mode) else super().train(mode)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from r3mem.by_content import ByContent
 from r3mem.components import describe
 from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
-from r3mem.evaluation_mode import evaluating, is_training, set_mode
+from r3mem.evaluation_mode import Switched, evaluating, is_training
 from r3mem.folded import keep
 from r3mem.given_texts import Text, given_text
 from r3mem.hierarchy import Flat, Hierarchy, Refined
@@ -45,6 +45,9 @@ from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.quantise import Precision, Quantised, dequantise, quantise
 from r3mem.reversible.text_side import Proof, TextSide
 from r3mem.weight_names import WEIGHT_NAMES, KeptName, Weights, acting, name_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LEVELS = "level embedding"
 
@@ -73,7 +76,7 @@ class Step(ByContent):
         return logits_of(self.scores)
 
 
-class SegmentModel(nn.Module):
+class SegmentModel(Switched):
     """Backbone, compressor, decoder and hierarchy, working on segments.
 
     Without arguments it is ready to use, and nothing has to be trained.
@@ -236,7 +239,7 @@ class SegmentModel(nn.Module):
             "weights": self._weights.of(compressor, self._compressor_weights, _weights_name, keep),
         }
 
-    def train(self, mode: bool = True) -> SegmentModel:
+    def train(self, mode: bool = True) -> Self:
         """As of any module; what training may change has no kept name afterwards.
 
         A call that runs in another thread ends in evaluation mode first.
@@ -244,7 +247,7 @@ class SegmentModel(nn.Module):
         if mode or is_training(self):
             self._adapters.forget()
             self._weights.forget()
-        return self if set_mode(self, mode) else super().train(mode)
+        return super().train(mode)
 
     def _adapter_weights(self) -> Weights:
         return dict(self.backbone.adapter_parameters())

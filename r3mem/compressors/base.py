@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from r3mem.backbone import Backbone
 from r3mem.by_content import ByContent
 from r3mem.errors import ConfigError
+from r3mem.evaluation_mode import Switched
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.next_tokens import Scores, logits_of
 from r3mem.prefix import Prefix
@@ -42,7 +43,7 @@ class Written(ByContent):
         return logits_of(self.scores)
 
 
-class Compressor(nn.Module, ABC):
+class Compressor(Switched, ABC):
     """Text to virtual tokens, and virtual tokens to a prefix.
 
     A subclass stores each constructor argument in an attribute of the same name: saving and loading depend on it.
