@@ -50,6 +50,7 @@ from r3mem.pass_layout import PassLayout
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
 from r3mem.thread_hooks import make_safe
+from r3mem.whole_numbers import whole_setting
 
 AUTO = "auto"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -133,6 +134,7 @@ class Backbone(Switched):
         super().__init__()
         if dtype not in (AUTO, *DTYPES):
             raise ConfigError(f"backbone dtype {dtype!r} is unknown; choose one of {', '.join((AUTO, *DTYPES))}")
+        whole_setting(lora_rank, "lora_rank", 0)  # Before a model is loaded.
         self.precision = fastest() if dtype == AUTO else dtype
         model, tokenizer = backbone_source.load(name, self.compute, attn_implementation, load_in_4bit)
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
@@ -181,6 +183,7 @@ class Backbone(Switched):
         lora_targets: str | list[str],
         lora_dropout: float,
     ) -> None:
+        lora_rank = whole_setting(lora_rank, "lora_rank", 0)
         self.name, self.dtype, self.tokenizer = name, dtype, tokenizer
         self.lora_rank, self.lora_alpha = lora_rank, lora_alpha
         self.lora_targets, self.lora_dropout = lora_targets, lora_dropout

@@ -14,7 +14,7 @@ from r3mem.errors import InputError
 from r3mem.memory import Memory
 from r3mem.text_ids import decoded, text_bytes
 from r3mem.tree_memory import TreeMemory
-from r3mem.tree_retention import recall_leaves, recall_node
+from r3mem.tree_retention import check_tree, recall_leaves, recall_node
 
 if TYPE_CHECKING:
     from r3mem.model import R3Mem
@@ -61,6 +61,7 @@ def text_of_tree(model: R3Mem, memory: TreeMemory) -> str:
 def text_of_node(model: R3Mem, memory: TreeMemory, index: int) -> str:
     """One node's slice of the document's text; see the head of this file."""
     tokenizer, node = model.backbone.tokenizer, memory.node(index)
+    check_tree(memory)
     ids = recall_node(model, memory, index)
     text = decoded(ids, tokenizer, goes_on=node.start > 0)
     if BROKEN not in text:

@@ -45,6 +45,7 @@ from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.quantise import Precision, Quantised, dequantise, quantise
 from r3mem.reversible.text_side import Proof, TextSide
 from r3mem.weight_names import WEIGHT_NAMES, KeptName, Weights, acting, name_of
+from r3mem.whole_numbers import whole_setting
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,6 +101,7 @@ class SegmentModel(Switched):
         super().__init__()
         if backbone is None:
             backbone = Backbone(lora_rank=0)
+        _check_kinds(backbone, compressor, decoder, hierarchy, prior)
         if compressor is None:
             compressor = SelectedKeyValues(backbone.width)
         if decoder is None:
@@ -174,6 +176,7 @@ class SegmentModel(Switched):
         Raises:
             ConfigError: The decoder cannot work at that ratio; the message says which it can.
         """
+        ratio = whole_setting(ratio, "ratio", 1)
         if in_force(self) is not None:
             put((self, self.compressor), self._made_for(ratio))
             return
@@ -203,6 +206,7 @@ class SegmentModel(Switched):
             with RATIO_GUARD:
                 # A text side is changed in place when the ratio is set, so that one's own is a copy.
                 now = AtRatio(self.compressor.ratio, self.decoder, self.exact.at(self.decoder))
+        ratio = None if ratio is None else whole_setting(ratio, "ratio", 1)
         if ratio is None or ratio == now.ratio:
             return now
         decoder = now.decoder.at_ratio(ratio).train(now.decoder.training)
@@ -345,6 +349,8 @@ class SegmentModel(Switched):
         Returns:
             Share of variance that reading explains at the start.
         """
+        segment_tokens = whole_setting(segment_tokens, "segment_tokens", 1)
+        segments = whole_setting(segments, "segments", 1)
         if ids is None:
             ids = self.tokens("\n\n".join(sorted(pydoc_data.topics.topics.values()))[: 8 * segments * segment_tokens])
         rows = [list(ids[i : i + segment_tokens]) for i in range(0, len(ids), segment_tokens)][:segments]
@@ -428,7 +434,7 @@ class SegmentModel(Switched):
             return self._state(memory)
         if reach != "records":
             raise ConfigError(f"reach is 'state' or 'records', not {reach!r}")
-        slots_TKD = self._slots(memory, slice(None))
+        slots_TKD = self._finite_slots(memory, slice(None))
         used = [slots_TKD[t : t + 1, : slots_needed(n, memory.ratio)] for t, n in enumerate(memory.lengths_T.tolist())]
         return MemoryState.one_after_the_other(used, memory.ratio)
 
@@ -438,6 +444,7 @@ class SegmentModel(Switched):
         before: MemoryState | None = None
         first = 0 if self.compressor.accumulates else count - 1
         settings = json.dumps([self.fingerprint["stack"], describe(self.compressor), str(self.backbone.device),
+                               memory.ratio, memory.share_dims, memory.precision, memory.scale_group,
                                [p._version for p in self.compressor.parameters()]])  # fmt: skip
         folded = memory.folded
         if folded is not None and folded.maker() is self and folded.settings == settings and folded.count <= count:
@@ -446,7 +453,7 @@ class SegmentModel(Switched):
         state = None if before is None else replace(before)
         for t in range(first, count):
             lengths_B = memory.lengths_T[t : t + 1].to(self.backbone.device)
-            slots_BKD = self._slots(memory, slice(t, t + 1))[:, : slots_needed(int(lengths_B), memory.ratio)]
+            slots_BKD = self._finite_slots(memory, slice(t, t + 1))[:, : slots_needed(int(lengths_B), memory.ratio)]
             state = self.compressor.next_state(self.backbone, state, MemoryState(slots_BKD, lengths_B, memory.ratio))
         assert state is not None
         if self.compressor.accumulates and (before is None or first < count):
@@ -464,6 +471,9 @@ class SegmentModel(Switched):
             raise InputError(
                 f"a memory of a text is a Memory, not {type(memory).__name__}: retain or Memory.load gives one"
             )
+        wrong = memory.fault()
+        if wrong:
+            raise InputError(f"the memory was changed after it was made, {wrong}: load it again, or retain its text")
         own = self.fingerprint
         for part in ("backbone", "stack", "prior"):
             value = own[part]
@@ -550,6 +560,20 @@ class SegmentModel(Switched):
                 stacklevel=4,
             )
 
+    def _finite_slots(self, memory: Memory, part: slice) -> Tensor:
+        """Slots as they are read; recall finds out by digests.
+
+        Raises:
+            InputError: They hold NaN or infinity.
+        """
+        slots_TKD = self._slots(memory, part)
+        if not bool(torch.isfinite(slots_TKD).all()):
+            raise InputError(
+                "the memory's virtual tokens hold NaN or infinity, so it was changed after it was made: load it again, "
+                "or retain its text again"
+            )
+        return slots_TKD
+
     def _slots(self, memory: Memory, part: slice) -> Tensor:
         stored = Quantised(
             memory.data_TKD[part].to(self.backbone.device), memory.share_scale_TK[part].to(self.backbone.device),
@@ -568,6 +592,21 @@ class SegmentModel(Switched):
             ratio=self.ratio, corrections=[proof.packed], digests=[proof.digest], fingerprint=fingerprint,
             wrong=[proof.wrong], scale_group=stored.group,
         )  # fmt: skip
+
+
+def _check_kinds(backbone: object, *others: object) -> None:
+    """Refuse a part that stands in the place of another, or is none.
+
+    Raises:
+        ConfigError: Says which, and what belongs there.
+    """
+    kinds = {"backbone": Backbone, "compressor": Compressor, "decoder": Decoder, "hierarchy": Hierarchy,
+             "prior": LanguageModelPrior}  # fmt: skip
+    for (name, kind), part in zip(kinds.items(), (backbone, *others), strict=True):
+        if part is not None and not isinstance(part, kind):
+            raise ConfigError(
+                f"the {name} is a {kind.__name__}, not {type(part).__name__}: give one, or leave it out for the default"
+            )
 
 
 def _weights_name(weights: Weights) -> str:

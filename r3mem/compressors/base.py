@@ -22,6 +22,7 @@ from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.next_tokens import Scores, logits_of
 from r3mem.prefix import Prefix
 from r3mem.ratio_in_force import in_force
+from r3mem.whole_numbers import whole_setting
 
 
 @dataclass(eq=False, repr=False)
@@ -63,8 +64,6 @@ class Compressor(Switched, ABC):
 
     def __init__(self, ratio: int) -> None:
         super().__init__()
-        if ratio < 1:
-            raise ConfigError(f"ratio {ratio} is not possible; the smallest ratio is 1 text token per virtual token")
         self.ratio = ratio
 
     @property
@@ -75,7 +74,9 @@ class Compressor(Switched, ABC):
 
     @ratio.setter
     def ratio(self, ratio: int) -> None:
-        self.__dict__["ratio"] = ratio
+        if whole_setting(ratio, "ratio") < 1:
+            raise ConfigError(f"ratio {ratio} is not possible; the smallest ratio is 1 text token per virtual token")
+        self.__dict__["ratio"] = int(ratio)
 
     @property
     def recurrent(self) -> bool:
