@@ -378,8 +378,8 @@ class R3Mem(SegmentModel):
             source: Folder that :meth:`save_pretrained` wrote, a hub id it was pushed to, or ``r3mem:smollm2-135m``:
                 adapters that come with this package, trained to write and read selected keys and values.
             **backbone_options: Replace arguments of the backbone, such as ``name`` where it lies elsewhere here, or
-                ``dtype="float32"`` where this machine is slow in the precision of training. Memories of one precision
-                are not read in another.
+                ``dtype="float32"`` where this machine is slow in the precision of training. Memories of float32 and
+                of bfloat16 are read in either; float16 and 4 bits are other backbones to them.
 
         Raises:
             InputError: Nothing there, not a saved model, or not as it was written.

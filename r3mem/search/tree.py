@@ -80,9 +80,7 @@ class TreeSearch:
         """
         check_text(query, "the query")
         if not isinstance(memories, list | tuple) or not all(isinstance(memory, TreeMemory) for memory in memories):
-            raise InputError(
-                "memories are a list of TreeMemory, as retain_tree gives them: give list(trees)"
-            )
+            raise InputError("memories are a list of TreeMemory, as retain_tree gives them: give list(trees)")
         if not memories or not query.strip():
             raise InputError("nothing to search: give at least one memory and a query that is not empty")
         if whole_number(k, "k") < 1:
