@@ -7,7 +7,7 @@ backbone's, or more (`Compressor.memory_width`).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -284,7 +284,7 @@ class Memory(ByContent):
     def fault(self) -> str | None:
         """Where what belongs to a record is not there for every one; None if nowhere."""
         held = len(self.data_TKD)
-        counts = {"lengths": self.lengths_T, "digests": self.digests, "corrections": self.corrections}
+        counts: dict[str, Sized] = {"lengths": self.lengths_T, "digests": self.digests, "corrections": self.corrections}
         odd = next((name for name, each in counts.items() if len(each) != held), None)
         return None if odd is None else f"it has {held} records and {len(counts[odd])} {odd}"
 

@@ -27,7 +27,7 @@ from r3mem.reversible.text_side import Proof
 from r3mem.segment_model import SegmentModel
 from r3mem.token_batches import BATCH_TOKENS, token_batches
 from r3mem.tree_memory import TreeMemory
-from r3mem.tree_retention import retain_trees
+from r3mem.tree_retention import check_tree_goes_on, retain_trees
 from r3mem.whole_numbers import whole_number
 
 #: Where a segment begins in its text, and its token ids.
@@ -247,19 +247,11 @@ class R3Mem(SegmentModel):
         if memory is not None and len(documents) > 1:
             raise InputError("several documents go on from nothing: give memory with a single document only")
         if memory is not None:
-            self._check_tree_goes_on(memory, precision)
+            check_tree_goes_on(self, memory, precision)
         with self.at_ratio(None), evaluating(self):
             trees = [self.hierarchy.build(d) for d in documents]
             memories = retain_trees(self, trees, [memory] * len(trees), precision)
         return memories if several else memories[0]
-
-    def _check_tree_goes_on(self, memory: TreeMemory, precision: Precision) -> None:
-        """Refuse what :meth:`retain` would; of a tree that goes on the last record of the top level is read."""
-        wrong = "it has no level" if not memory.levels else memory.fault()
-        if wrong:
-            raise InputError(f"a document cannot go on from this memory of a tree, {wrong}: load it again")
-        with self.at_ratio(self.hierarchy.ratios[0]):
-            self.check_goes_on(memory.levels[0], precision)
 
     @torch.no_grad()
     def recall(self, memory: Memory | TreeMemory, node: int | None = None) -> str:
@@ -379,7 +371,7 @@ class R3Mem(SegmentModel):
                 adapters that come with this package, trained to write and read selected keys and values.
             **backbone_options: Replace arguments of the backbone, such as ``name`` where it lies elsewhere here, or
                 ``dtype="float32"`` where this machine is slow in the precision of training. Memories of float32 and
-                of bfloat16 are read in either; float16 and 4 bits are other backbones to them.
+                of bfloat16 are read in either; 4 bits, and as a rule float16, are other backbones to them.
 
         Raises:
             InputError: Nothing there, not a saved model, or not as it was written.

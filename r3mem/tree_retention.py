@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from r3mem.errors import RecallError
+from r3mem.errors import InputError, RecallError
 from r3mem.hierarchy import MemoryTree
 from r3mem.memory import Memory, MemoryState, Segments
 from r3mem.memory_parts import side_by_side
@@ -107,6 +107,25 @@ def _source(
     if earlier is None or i > 0 or trees[d].nodes[i].level > 0:
         return None
     return model.state(earlier.levels[0].part(-1))
+
+
+def check_tree_goes_on(model: R3Mem, memory: TreeMemory, precision: Precision) -> None:
+    """Refuse to go on from what `R3Mem.retain` would refuse; the last record of the top level is read.
+
+    Args:
+        model: The model.
+        memory: What a document is to go on from.
+        precision: How that document is to be stored.
+
+    Raises:
+        FingerprintError: It was written by another model, or by other settings.
+        InputError: It is stored in another precision, or was changed after it was written.
+    """
+    wrong = "it has no level" if not memory.levels else memory.fault()
+    if wrong:
+        raise InputError(f"a document cannot go on from this memory of a tree, {wrong}: load it again")
+    with model.at_ratio(model.hierarchy.ratios[0]):
+        model.check_goes_on(memory.levels[0], precision)
 
 
 def check_tree(memory: TreeMemory) -> None:
