@@ -38,7 +38,7 @@ from r3mem.backbone_structure import body, decoder_layers, digest, head, plain_h
 from r3mem.by_content import ByContent
 from r3mem.cpu_precision import fastest
 from r3mem.errors import ConfigError, InputError
-from r3mem.evaluation_mode import evaluating, set_mode
+from r3mem.evaluation_mode import Switched, evaluating
 from r3mem.generation import continued, soft
 from r3mem.key_values import KeyValueLayout, Pair, PassCache
 from r3mem.layer_checkpoints import checkpoint_layers
@@ -50,6 +50,7 @@ from r3mem.pass_layout import PassLayout
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
 from r3mem.thread_hooks import make_safe
+from r3mem.whole_numbers import whole_setting
 
 AUTO = "auto"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,7 +96,7 @@ def _found(dtype: str) -> str:
     return fastest() if dtype == AUTO else dtype
 
 
-class Backbone(nn.Module):
+class Backbone(Switched):
     """A frozen causal LM with LoRA adapters.
 
     Args:
@@ -138,6 +139,7 @@ class Backbone(nn.Module):
         super().__init__()
         if dtype not in (AUTO, *DTYPES):
             raise ConfigError(f"backbone dtype {dtype!r} is unknown; choose one of {', '.join((AUTO, *DTYPES))}")
+        whole_setting(lora_rank, "lora_rank", 0)  # Before a model is loaded.
         model, tokenizer = backbone_source.load(name, DTYPES[_found(dtype)], attn_implementation, load_in_4bit)
         self._adopt(model, tokenizer, name, dtype, lora_rank, lora_alpha, lora_targets, lora_dropout)
         self.attn_implementation, self.load_in_4bit = attn_implementation, load_in_4bit
@@ -184,6 +186,7 @@ class Backbone(nn.Module):
         lora_targets: str | list[str],
         lora_dropout: float,
     ) -> None:
+        lora_rank = whole_setting(lora_rank, "lora_rank", 0)
         self.name, self.dtype, self.tokenizer = name, dtype, tokenizer
         self.precision = _found(dtype)
         self.lora_rank, self.lora_alpha = lora_rank, lora_alpha
@@ -456,10 +459,6 @@ class Backbone(nn.Module):
         """
         if needed > self.max_positions:
             raise InputError(f"{what} need {needed} positions, {self.name} has {self.max_positions}: {advice}")
-
-    def train(self, mode: bool = True) -> Backbone:
-        """See `torch.nn.Module.train`; a call that runs in another thread ends in evaluation mode first."""
-        return self if set_mode(self, mode) else super().train(mode)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

@@ -108,6 +108,8 @@ def load(
         InputError: Nothing can be loaded from ``name``.
         ConfigError: bitsandbytes is missing, or cannot quantise the model here.
     """
+    if not isinstance(name, str) or not name:
+        raise InputError(f"backbone {name!r} names no model: give a hub id, or a folder as str(path)")
     if is_slow(dtype):
         warn_caller(
             f"this CPU takes {slowdown(dtype):.1f} times as long in {str(dtype).removeprefix('torch.')} as in float32: "

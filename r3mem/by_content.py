@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
@@ -40,6 +40,10 @@ def _same(one: Any, other: Any) -> bool:
         return alike and bool((one.detach().cpu() == other.detach().cpu()).all())
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         return False
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if _is_plain_data(one) and type(one) is type(other):
+        return all(_same(getattr(one, f.name), getattr(other, f.name)) for f in fields(one) if f.compare)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
     return bool(one == other)
@@ -51,7 +55,14 @@ def _key(value: Any) -> Any:
         return tuple(value.shape), str(value.dtype)
     if isinstance(value, list | tuple):
         return tuple(_key(item) for item in value)
-    return tuple(sorted(value)) if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return frozenset(value)
+    return tuple(_key(getattr(value, f.name)) for f in fields(value) if f.compare) if _is_plain_data(value) else value
+
+
+def _is_plain_data(value: Any) -> bool:
+    """Whether a value is an object of a dataclass that compares as Python's own do."""
+    return is_dataclass(value) and not isinstance(value, type | ByContent)
 
 
 def _short(value: Any) -> str:

@@ -10,8 +10,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(slots=True)
@@ -62,27 +66,39 @@ def evaluating(module: nn.Module) -> Iterator[None]:
                         part.__dict__["training"] = True
 
 
-def set_mode(module: nn.Module, training: bool) -> bool:
-    """Switch a module's mode where a call that needs it without dropout may be running.
+def set_mode(module: nn.Module, training: bool) -> None:
+    """Switch the mode of a module and of all that is inside.
+
+    Where a call that needs a part without dropout is running, the part's mode comes into force when that call ends.
 
     Args:
         module: The module.
         training: The mode.
-
-    Returns:
-        Whether such a call is running. If so, the mode comes into force when it ends; else nothing was done here.
     """
     with _GUARD:
-        parts = _parts(module)
-        if not any(id(part) in _HELD for part in parts):
-            return False
-        for part in parts:
+        for part in _parts(module):
             held = _HELD.get(id(part))
             if held is None:
                 part.training = training
             else:
                 held.mode = training
-        return True
+
+
+class Switched(nn.Module):
+    """A module whose mode may be switched while other threads use it.
+
+    Its ``train`` and ``eval`` let calls that run in other threads end in evaluation mode. Those of plain torch modules
+    inside it, such as PEFT's, know nothing of threads: switch the whole, or switch them when nobody else uses them.
+    """
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; a call that runs in another thread ends in evaluation mode first.
+
+        Args:
+            mode: Whether the module is to train.
+        """
+        set_mode(self, mode)
+        return self
 
 
 def is_training(module: nn.Module) -> bool:

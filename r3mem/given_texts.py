@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from r3mem.errors import InputError
+from r3mem.given_paths import given_path
 
 Text = str | Sequence[int]
 
@@ -82,8 +83,9 @@ def text_of_file(path: str | Path) -> str:
     Raises:
         InputError: It cannot be read, or a byte is not UTF-8; the message has its offset.
     """
+    file = given_path(path, "the text")
     try:
-        data = Path(path).read_bytes()
+        data = file.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): check that it exists") from error
     try:

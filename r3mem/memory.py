@@ -7,9 +7,8 @@ backbone's, or more (`Compressor.memory_width`).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,13 @@ from torch import Tensor
 from r3mem.by_content import ByContent
 from r3mem.errors import InputError
 from r3mem.folded import Folded, carried
+from r3mem.given_paths import given_path
 from r3mem.given_texts import given_ids
 from r3mem.memory_layout import check_layout, check_version
+from r3mem.memory_parts import check_follow, side_by_side
 from r3mem.seal import check_sealed
 from r3mem.tensor_file import read_whole, write_whole
+from r3mem.whole_numbers import whole_number as whole_number
 
 #: Format 1 had no digest, and did not say which adapters and weights wrote.
 FORMAT = 2
@@ -32,21 +34,6 @@ UNNAMED = ", nor does it say by which adapters it was written"
 def slots_needed(n_tokens: int, ratio: int) -> int:
     """Number of virtual tokens that ``n_tokens`` text tokens are compressed to: ``ceil(n / ratio)``."""
     return -(-n_tokens // ratio)
-
-
-def whole_number(given: object, name: str) -> int:
-    """A number that a user gave as a count or an index.
-
-    Args:
-        given: The number.
-        name: What it is called in the error.
-
-    Raises:
-        InputError: It is not a whole number.
-    """
-    if isinstance(given, bool) or not isinstance(given, Integral):
-        raise InputError(f"{name} {given!r} is not possible: give a whole number")
-    return int(given)
 
 
 @dataclass(eq=False, repr=False)
@@ -121,7 +108,7 @@ class MemoryState(ByContent):
             raise InputError("slots_BKD is a tensor of rows, slots and numbers of a slot: R3Mem.state makes it")
         if not isinstance(self.lengths_B, Tensor) or self.lengths_B.shape != self.slots_BKD.shape[:1]:
             raise InputError(f"lengths_B holds one length for each of the {len(self.slots_BKD)} rows of slots_BKD")
-        if self.ratio < 1:
+        if whole_number(self.ratio, "ratio") < 1:
             raise InputError(f"ratio {self.ratio} is not possible: at least 1 text token per virtual token")
 
     @classmethod
@@ -271,46 +258,35 @@ class Memory(ByContent):
 
     @classmethod
     def join(cls, parts: Sequence[Memory]) -> Memory:
-        """One memory of consecutive parts of a text.
+        """One memory of consecutive parts of a text, or of several texts one after the other.
+
+        Texts that were retained apart all begin at 0 and are joined in any order. What is recalled is what their tokens
+        spell together: tokenizers that begin every text with a blank put one between them. Where the join must be exact
+        go on with ``retain(text, memory)``. Memories of format 1 all begin at 0, whatever they are parts of.
+
+        Args:
+            parts: The memories, in their order.
 
         Raises:
-            InputError: The parts were made at different ratios, precisions or by different models.
+            InputError: The parts were made at different ratios, precisions or by different models, or do not follow
+                each other.
         """
+        if not isinstance(parts, list | tuple):
+            raise InputError(f"memories to join are a list of Memory, not {type(parts).__name__}: give list(...) of it")
         if not parts:
             raise InputError("no memories to join: give at least one")
         odd = next((part for part in parts if not isinstance(part, Memory)), None)
         if odd is not None:
             raise InputError(f"{type(odd).__name__} is not a Memory: only memories of texts are joined")
-        first = parts[0]
+        check_follow(parts)
+        return side_by_side(parts)
 
-        def kind(part: Memory) -> tuple[object, ...]:
-            width, group = part.data_TKD.shape[-1], part.scale_group
-            return part.ratio, part.precision, part.share_dims, width, {**part.fingerprint, "text": ""}, group
-
-        if any(kind(p) != kind(first) for p in parts):
-            raise InputError("these memories differ in ratio, precision or model; only like can be joined with like")
-        n_slots = max(p.data_TKD.shape[1] for p in parts)
-        # Older memories do not say how control strings were taken; together they cannot either.
-        fingerprint = min((p.fingerprint for p in parts), key=lambda told: "text" in told)
-
-        def stack(name: str) -> Tensor:
-            rows = []
-            for part in parts:
-                tensor: Tensor = getattr(part, name)
-                fill = tensor.new_zeros(tensor.shape[0], n_slots - tensor.shape[1], *tensor.shape[2:])
-                rows.append(torch.cat([tensor, fill], 1))
-            return torch.cat(rows)
-
-        made = cls(
-            data_TKD=stack("data_TKD"), share_scale_TK=stack("share_scale_TK"), rest_scale_TK=stack("rest_scale_TK"),
-            precision=first.precision, share_dims=first.share_dims,
-            lengths_T=torch.cat([p.lengths_T for p in parts]), ratio=first.ratio,
-            corrections=[c for p in parts for c in p.corrections], digests=[d for p in parts for d in p.digests],
-            fingerprint=fingerprint, wrong=[w for p in parts for w in p.wrong], scale_group=first.scale_group,
-            begins=first.begins,
-        )  # fmt: skip
-        made.folded = carried(first.folded, first.sources, made.sources)
-        return made
+    def fault(self) -> str | None:
+        """Where what belongs to a record is not there for every one; None if nowhere."""
+        held = len(self.data_TKD)
+        counts: dict[str, Sized] = {"lengths": self.lengths_T, "digests": self.digests, "corrections": self.corrections}
+        odd = next((name for name, each in counts.items() if len(each) != held), None)
+        return None if odd is None else f"it has {held} records and {len(counts[odd])} {odd}"
 
     def part(self, first: int, count: int = 1) -> Memory:
         """Some consecutive records, without the padding that only others need.
@@ -398,7 +374,7 @@ class Memory(ByContent):
         Raises:
             InputError: The disk is full, or nothing may be written there.
         """
-        write_whole(*self.tensors(), Path(path))
+        write_whole(*self.tensors(), given_path(path, "the memory"))
 
     @classmethod
     def load(cls, path: str | Path) -> Memory:
@@ -410,7 +386,7 @@ class Memory(ByContent):
             InputError: No such file, not a memory, or not as it was written.
             FingerprintError: The file is of another format version.
         """
-        tensors, about = read_whole(Path(path), "memory")
+        tensors, about = read_whole(given_path(path, "the memory"), "memory")
         memory = cls.of_tensors(tensors, about, str(path))
         check_sealed(about, about["format"] != "1", f"memory {path}", UNNAMED)
         return memory

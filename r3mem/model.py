@@ -15,9 +15,10 @@ import torch
 from r3mem import saving
 from r3mem.errors import ConfigError, InputError
 from r3mem.evaluation_mode import evaluating
+from r3mem.given_paths import given_path
 from r3mem.given_texts import Text, given_ids, given_texts, text_of_file
 from r3mem.hierarchy import Document
-from r3mem.memory import Memory, MemoryState, Segments, slots_needed, whole_number
+from r3mem.memory import Memory, MemoryState, Segments, slots_needed
 from r3mem.open_record import last_records, reopened
 from r3mem.reading import continue_prompts
 from r3mem.recalled_text import bytes_of_memory, text_of_memory, text_of_node, text_of_tree
@@ -26,7 +27,8 @@ from r3mem.reversible.text_side import Proof
 from r3mem.segment_model import SegmentModel
 from r3mem.token_batches import BATCH_TOKENS, token_batches
 from r3mem.tree_memory import TreeMemory
-from r3mem.tree_retention import retain_trees
+from r3mem.tree_retention import check_tree_goes_on, retain_trees
+from r3mem.whole_numbers import whole_number
 
 #: Where a segment begins in its text, and its token ids.
 Cut = tuple[int, list[int]]
@@ -232,7 +234,7 @@ class R3Mem(SegmentModel):
 
         Raises:
             InputError: An empty document, or a text that its tokenizer does not reproduce.
-            FingerprintError: ``memory`` was made by another backbone or stack.
+            FingerprintError: ``memory`` was made by another backbone or stack, or written with other settings.
         """
         several = isinstance(document, list | tuple) and any(isinstance(d, Document) for d in document)
         given = list(cast(Sequence[Document], document)) if several else [document]
@@ -244,6 +246,8 @@ class R3Mem(SegmentModel):
             raise InputError(f"a document goes on from a TreeMemory, not from a {type(memory).__name__}")
         if memory is not None and len(documents) > 1:
             raise InputError("several documents go on from nothing: give memory with a single document only")
+        if memory is not None:
+            check_tree_goes_on(self, memory, precision)
         with self.at_ratio(None), evaluating(self):
             trees = [self.hierarchy.build(d) for d in documents]
             memories = retain_trees(self, trees, [memory] * len(trees), precision)
@@ -356,7 +360,7 @@ class R3Mem(SegmentModel):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write adapters and our own parts, and what is needed to build the model again; never the backbone."""
-        saving.save(self, Path(folder))
+        saving.save(self, given_path(folder, "the model"))
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **backbone_options: Any) -> R3Mem:
@@ -366,8 +370,8 @@ class R3Mem(SegmentModel):
             source: Folder that :meth:`save_pretrained` wrote, a hub id it was pushed to, or ``r3mem:smollm2-135m``:
                 adapters that come with this package, trained to write and read selected keys and values.
             **backbone_options: Replace arguments of the backbone, such as ``name`` where it lies elsewhere here, or
-                ``dtype="float32"`` where this machine is slow in the precision of training. Memories of one precision
-                are not read in another.
+                ``dtype="float32"`` where this machine is slow in the precision of training. Memories of float32 and
+                of bfloat16 are read in either; 4 bits, and as a rule float16, are other backbones to them.
 
         Raises:
             InputError: Nothing there, not a saved model, or not as it was written.

@@ -1,6 +1,6 @@
 """The last record of a memory that goes on: an open one is filled up before a new one begins.
 
-How a text was fed then does not matter. Its tokens are recalled, which is exact, and written again with what is new::
+How token ids were fed then does not matter. They are recalled, which is exact, and written again with what is new::
 
     records    | 256 | 256 | 88 |            a text of 600 tokens
     goes on    | 256 | 256 |                 what stays; its state is what the next record is compressed with

@@ -29,6 +29,7 @@ from r3mem.evaluation_mode import evaluating
 from r3mem.memory import Segments
 from r3mem.pass_layout import PassLayout
 from r3mem.pass_masks import PassMasks, same_segment
+from r3mem.whole_numbers import whole_setting
 
 if TYPE_CHECKING:
     from r3mem.backbone import Backbone
@@ -214,7 +215,7 @@ def check_packing(backbone: Backbone, longest: int) -> None:
         ConfigError: No packed row is that short, or the model lets a row see another (layers that carry a state along
             the row, attention that does not follow the mask, places that do not follow the position ids).
     """
-    if longest < 1:
+    if whole_setting(longest, "pack") < 1:
         raise ConfigError(f"pack {longest} is not possible: give the longest packed row in positions, or null for none")
     name = type(backbone.base).__name__
     if not backbone.takes("position_ids"):

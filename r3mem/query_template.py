@@ -25,6 +25,8 @@ class QueryTemplate:
     """
 
     def __init__(self, template: str = TEMPLATE) -> None:
+        if not isinstance(template, str):
+            raise ConfigError(f"template {template!r} is not possible: give a str that ends with {PLACE}")
         if not template.endswith(PLACE) or template.count(PLACE) != 1:
             raise ConfigError(
                 f"template {template!r} must end with {PLACE} and hold it once: what followed the query would be scored"

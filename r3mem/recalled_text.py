@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from r3mem.errors import InputError
 from r3mem.memory import Memory
-from r3mem.text_ids import decoded, token_bytes
+from r3mem.text_ids import decoded, text_bytes
 from r3mem.tree_memory import TreeMemory
-from r3mem.tree_retention import recall_leaves, recall_node
+from r3mem.tree_retention import check_tree, recall_leaves, recall_node
 
 if TYPE_CHECKING:
     from r3mem.model import R3Mem
@@ -30,10 +30,10 @@ def text_of_memory(model: R3Mem, memory: Memory) -> str:
     text = decoded(ids, tokenizer, goes_on=memory.begins > 0)
     if BROKEN not in text:
         return text
-    spelled = token_bytes(ids, tokenizer)
+    data = text_bytes(ids, tokenizer, goes_on=memory.begins > 0)
     try:
         # The replacement character may be the text's own.
-        return text if spelled is None else b"".join(spelled).decode()
+        return text if data is None else data.decode()
     except UnicodeDecodeError as error:
         raise InputError(
             f"these tokens are those that were retained, and they spell no text: a character is cut at byte "
@@ -47,10 +47,10 @@ def bytes_of_memory(model: R3Mem, memory: Memory) -> bytes:
     text = decoded(ids, tokenizer, goes_on=memory.begins > 0)
     if BROKEN not in text:
         return text.encode()
-    spelled = token_bytes(ids, tokenizer)
-    if spelled is None:
+    data = text_bytes(ids, tokenizer, goes_on=memory.begins > 0)
+    if data is None:
         raise InputError(f"{type(tokenizer).__name__} does not say which bytes its tokens spell: take recall_ids")
-    return b"".join(spelled)
+    return data
 
 
 def text_of_tree(model: R3Mem, memory: TreeMemory) -> str:
@@ -61,18 +61,16 @@ def text_of_tree(model: R3Mem, memory: TreeMemory) -> str:
 def text_of_node(model: R3Mem, memory: TreeMemory, index: int) -> str:
     """One node's slice of the document's text; see the head of this file."""
     tokenizer, node = model.backbone.tokenizer, memory.node(index)
+    check_tree(memory)
     ids = recall_node(model, memory, index)
     text = decoded(ids, tokenizer, goes_on=node.start > 0)
     if BROKEN not in text:
         return text
     lead = _tokens_before(model, memory, index)
-    spelled = token_bytes([*lead, *ids], tokenizer)
-    if spelled is None:
+    data = text_bytes(ids, tokenizer, goes_on=node.start > 0)
+    if data is None:
         return text
-    data, before = b"".join(spelled[len(lead) :]), b"".join(spelled[: len(lead)])
-    if node.start == 0 and data.startswith(b" ") and not text.startswith(" "):
-        # The blank that the tokenizer begins every text with.
-        data = data[1:]
+    before = text_bytes(lead, tokenizer, goes_on=True) or b""
     if data[0] & 0xC0 == 0x80:
         # The character begins before the node: its bytes from the first on.
         data = before[max((i for i, byte in enumerate(before) if byte & 0xC0 != 0x80), default=0) :] + data

@@ -17,6 +17,7 @@ from r3mem.backbone import Backbone
 from r3mem.components import build, describe
 from r3mem.compressors import Compressor
 from r3mem.errors import ConfigError, FingerprintError, InputError, R3MemError
+from r3mem.given_paths import given_path
 from r3mem.hierarchy import Hierarchy
 from r3mem.reversible import Decoder
 from r3mem.reversible.language_prior import LanguageModelPrior
@@ -142,7 +143,7 @@ def _read(folder: Path, source: str) -> tuple[dict[str, Any], dict[str, Tensor]]
 
 def load(source: str | Path, cls: type[R3Mem], backbone_options: dict[str, Any]) -> R3Mem:
     """See :meth:`r3mem.model.R3Mem.from_pretrained`."""
-    folder = Path(source)
+    folder = given_path(source, "the model")
     if str(source).startswith(SHIPPED):
         folder = _shipped(str(source))
     elif not folder.is_dir():
@@ -201,6 +202,8 @@ def push(model: R3Mem, repo_id: str, options: dict[str, Any]) -> str:
     """See :meth:`r3mem.model.R3Mem.push_to_hub`."""
     from huggingface_hub import HfApi
 
+    if not isinstance(repo_id, str) or not repo_id:
+        raise InputError(f"repo_id {repo_id!r} names no repository: give a hub id such as 'user/model'")
     api = HfApi()
     api.create_repo(repo_id, exist_ok=True, **options)
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from r3mem.caller_warnings import warn_caller
 from r3mem.components import describe
 from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
-from r3mem.evaluation_mode import evaluating, is_training, set_mode
+from r3mem.evaluation_mode import Switched, evaluating, is_training
 from r3mem.folded import keep
 from r3mem.given_texts import Text, given_text
 from r3mem.hierarchy import Flat, Hierarchy, Refined
@@ -45,6 +45,10 @@ from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.quantise import Precision, Quantised, dequantise, quantise
 from r3mem.reversible.text_side import Proof, TextSide
 from r3mem.weight_names import WEIGHT_NAMES, KeptName, Weights, acting, name_of
+from r3mem.whole_numbers import whole_setting
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LEVELS = "level embedding"
 # Parts of a fingerprint that decide whether words come back.
@@ -75,7 +79,7 @@ class Step(ByContent):
         return logits_of(self.scores)
 
 
-class SegmentModel(nn.Module):
+class SegmentModel(Switched):
     """Backbone, compressor, decoder and hierarchy, working on segments.
 
     Without arguments it is ready to use, and nothing has to be trained.
@@ -99,6 +103,7 @@ class SegmentModel(nn.Module):
         super().__init__()
         if backbone is None:
             backbone = Backbone(lora_rank=0)
+        _check_kinds(backbone, compressor, decoder, hierarchy, prior)
         if compressor is None:
             compressor = SelectedKeyValues(backbone.width)
         if decoder is None:
@@ -172,6 +177,7 @@ class SegmentModel(nn.Module):
         Raises:
             ConfigError: The decoder cannot work at that ratio; the message says which it can.
         """
+        ratio = whole_setting(ratio, "ratio", 1)
         if in_force(self) is not None:
             put((self, self.compressor), self._made_for(ratio))
             return
@@ -201,6 +207,7 @@ class SegmentModel(nn.Module):
             with RATIO_GUARD:
                 # A text side is changed in place when the ratio is set, so that one's own is a copy.
                 now = AtRatio(self.compressor.ratio, self.decoder, self.exact.at(self.decoder))
+        ratio = None if ratio is None else whole_setting(ratio, "ratio", 1)
         if ratio is None or ratio == now.ratio:
             return now
         decoder = now.decoder.at_ratio(ratio).train(now.decoder.training)
@@ -237,7 +244,7 @@ class SegmentModel(nn.Module):
             "weights": self._weights.of(compressor, self._compressor_weights, _weights_name, keep),
         }
 
-    def train(self, mode: bool = True) -> SegmentModel:
+    def train(self, mode: bool = True) -> Self:
         """As of any module; what training may change has no kept name afterwards.
 
         A call that runs in another thread ends in evaluation mode first.
@@ -245,7 +252,7 @@ class SegmentModel(nn.Module):
         if mode or is_training(self):
             self._adapters.forget()
             self._weights.forget()
-        return self if set_mode(self, mode) else super().train(mode)
+        return super().train(mode)
 
     def _adapter_weights(self) -> Weights:
         return dict(self.backbone.adapter_parameters())
@@ -343,6 +350,8 @@ class SegmentModel(nn.Module):
         Returns:
             Share of variance that reading explains at the start.
         """
+        segment_tokens = whole_setting(segment_tokens, "segment_tokens", 1)
+        segments = whole_setting(segments, "segments", 1)
         if ids is None:
             ids = self.tokens("\n\n".join(sorted(pydoc_data.topics.topics.values()))[: 8 * segments * segment_tokens])
         rows = [list(ids[i : i + segment_tokens]) for i in range(0, len(ids), segment_tokens)][:segments]
@@ -426,7 +435,7 @@ class SegmentModel(nn.Module):
             return self._state(memory)
         if reach != "records":
             raise ConfigError(f"reach is 'state' or 'records', not {reach!r}")
-        slots_TKD = self._slots(memory, slice(None))
+        slots_TKD = self._finite_slots(memory, slice(None))
         used = [slots_TKD[t : t + 1, : slots_needed(n, memory.ratio)] for t, n in enumerate(memory.lengths_T.tolist())]
         return MemoryState.one_after_the_other(used, memory.ratio)
 
@@ -436,6 +445,7 @@ class SegmentModel(nn.Module):
         before: MemoryState | None = None
         first = 0 if self.compressor.accumulates else count - 1
         settings = json.dumps([self.fingerprint["stack"], describe(self.compressor), str(self.backbone.device),
+                               memory.ratio, memory.share_dims, memory.precision, memory.scale_group,
                                [p._version for p in self.compressor.parameters()]])  # fmt: skip
         folded = memory.folded
         if folded is not None and folded.maker() is self and folded.settings == settings and folded.count <= count:
@@ -444,7 +454,7 @@ class SegmentModel(nn.Module):
         state = None if before is None else replace(before)
         for t in range(first, count):
             lengths_B = memory.lengths_T[t : t + 1].to(self.backbone.device)
-            slots_BKD = self._slots(memory, slice(t, t + 1))[:, : slots_needed(int(lengths_B), memory.ratio)]
+            slots_BKD = self._finite_slots(memory, slice(t, t + 1))[:, : slots_needed(int(lengths_B), memory.ratio)]
             state = self.compressor.next_state(self.backbone, state, MemoryState(slots_BKD, lengths_B, memory.ratio))
         assert state is not None
         if self.compressor.accumulates and (before is None or first < count):
@@ -462,6 +472,9 @@ class SegmentModel(nn.Module):
             raise InputError(
                 f"a memory of a text is a Memory, not {type(memory).__name__}: retain or Memory.load gives one"
             )
+        wrong = memory.fault()
+        if wrong:
+            raise InputError(f"the memory was changed after it was made, {wrong}: load it again, or retain its text")
         own = self.fingerprint
         for part in RECALL_NAMES:
             value = own[part]
@@ -562,6 +575,20 @@ class SegmentModel(nn.Module):
                 "load the model that wrote it, or recall its text and retain it again"
             )
 
+    def _finite_slots(self, memory: Memory, part: slice) -> Tensor:
+        """Slots as they are read; recall finds out by digests.
+
+        Raises:
+            InputError: They hold NaN or infinity.
+        """
+        slots_TKD = self._slots(memory, part)
+        if not bool(torch.isfinite(slots_TKD).all()):
+            raise InputError(
+                "the memory's virtual tokens hold NaN or infinity, so it was changed after it was made: load it again, "
+                "or retain its text again"
+            )
+        return slots_TKD
+
     def _slots(self, memory: Memory, part: slice) -> Tensor:
         stored = Quantised(
             memory.data_TKD[part].to(self.backbone.device), memory.share_scale_TK[part].to(self.backbone.device),
@@ -580,6 +607,21 @@ class SegmentModel(nn.Module):
             ratio=self.ratio, corrections=[proof.packed], digests=[proof.digest], fingerprint=fingerprint,
             wrong=[proof.wrong], scale_group=stored.group,
         )  # fmt: skip
+
+
+def _check_kinds(backbone: object, *others: object) -> None:
+    """Refuse a part that stands in the place of another, or is none.
+
+    Raises:
+        ConfigError: Says which, and what belongs there.
+    """
+    kinds = {"backbone": Backbone, "compressor": Compressor, "decoder": Decoder, "hierarchy": Hierarchy,
+             "prior": LanguageModelPrior}  # fmt: skip
+    for (name, kind), part in zip(kinds.items(), (backbone, *others), strict=True):
+        if part is not None and not isinstance(part, kind):
+            raise ConfigError(
+                f"the {name} is a {kind.__name__}, not {type(part).__name__}: give one, or leave it out for the default"
+            )
 
 
 def _weights_name(weights: Weights) -> str:

@@ -71,6 +71,12 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str])
         about: Plain text that goes with the tensors. Files of one text are alike byte for byte; safetensors writes
             several in any order.
     """
+    seen = set[int]()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        if place in seen:  # safetensors writes no memory twice.
+            tensors = {**tensors, name: tensor.clone()}
+        seen.add(place)
     path.touch(exist_ok=False)
     mode = path.stat().st_mode
     save_file(tensors, path, metadata=about)

@@ -153,6 +153,30 @@ def token_bytes(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[
     return None
 
 
+def text_bytes(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, goes_on: bool = False) -> bytes | None:
+    """UTF-8 bytes that token ids spell as a text; None where the tokenizer's pieces do not say.
+
+    Args:
+        ids: The ids.
+        tokenizer: What made them.
+        goes_on: Whether other tokens stand in front of them. A text that begins is without the blank that tokenizers
+            with a rule of leading spaces put in front of it.
+    """
+    spelled = token_bytes(ids, tokenizer)
+    if spelled is None:
+        return None
+    data = b"".join(spelled)
+    if goes_on:
+        return data
+    text = decoded(ids, tokenizer)
+    put_in_front = _blanks(data.decode(errors="replace")) - _blanks(text)
+    return data[max(0, put_in_front) :]
+
+
+def _blanks(text: str) -> int:
+    return len(text) - len(text.lstrip(" "))
+
+
 def _plain_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     encoded = tokenizer(
         list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from r3mem.errors import ConfigError
+from r3mem.whole_numbers import whole_setting
 
 #: Positions of a batch. More is no faster, and takes more memory.
 BATCH_TOKENS = 8192
@@ -20,7 +21,7 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     Raises:
         ConfigError: Less than one token.
     """
-    if batch_tokens < 1:
+    if whole_setting(batch_tokens, "batch_tokens") < 1:
         raise ConfigError(f"batch_tokens {batch_tokens} is not possible: give at least 1 token a batch")
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from r3mem.by_content import ByContent
 from r3mem.errors import InputError
-from r3mem.memory import UNNAMED, Memory, whole_number
+from r3mem.given_paths import given_path
+from r3mem.memory import UNNAMED, Memory
 from r3mem.memory_layout import check_version
 from r3mem.seal import check_sealed
 from r3mem.tensor_file import read_whole, write_whole
+from r3mem.whole_numbers import whole_number
 
 #: Format 1 had no digest.
 TREE_FORMAT = 2
@@ -130,7 +132,7 @@ class TreeMemory(ByContent):
             about.append(told)
         tree = {"nodes": [list(asdict(node).values()) for node in self.nodes], "title": self.title}
         told = {"tree_format": str(TREE_FORMAT), "tree": json.dumps(tree), "levels": json.dumps(about)}
-        write_whole(tensors, told, Path(path))
+        write_whole(tensors, told, given_path(path, "the memory"))
 
     @classmethod
     def load(cls, path: str | Path) -> TreeMemory:
@@ -142,7 +144,7 @@ class TreeMemory(ByContent):
             InputError: No such file, not a memory of a tree, or not as it was written.
             FingerprintError: The file is of another format version.
         """
-        tensors, told = read_whole(Path(path), "memory")
+        tensors, told = read_whole(given_path(path, "the memory"), "memory")
         if "tree_format" not in told:
             raise InputError(f"memory {path}: not a memory of a tree; if it is one of a plain text, use Memory.load")
         check_version(told["tree_format"], TREE_FORMAT, f"memory {path}, a tree,")
@@ -166,11 +168,20 @@ class TreeMemory(ByContent):
 
     def fault(self) -> str | None:
         """Where nodes and the records of the levels contradict each other; None if nowhere."""
+        filled = [0] * len(self.levels)
+        for level, memory in enumerate(self.levels):
+            wrong = memory.fault()
+            if wrong:
+                return f"level {level} is not whole: {wrong}"
+        lengths = [memory.lengths_T.tolist() for memory in self.levels]
         for i, node in enumerate(self.nodes):
             whole = all(type(n) is int and n >= 0 for n in (node.start, node.end, node.level, node.record))
             if not whole or node.level >= len(self.levels) or node.record >= len(self.levels[node.level].digests):
                 return f"node {i} has no record"
-            if node.end - node.start != int(self.levels[node.level].lengths_T[node.record]):
+            if node.record != filled[node.level]:
+                return f"node {i} has record {node.record} of its level, and {filled[node.level]} is its own"
+            filled[node.level] += 1
+            if node.end - node.start != lengths[node.level][node.record]:
                 return f"node {i} is as long as {node.end - node.start} tokens, its record is not"
             if node.parent is None:
                 continue
@@ -179,6 +190,9 @@ class TreeMemory(ByContent):
             above = self.nodes[node.parent]
             if not (above.start <= node.start and node.end <= above.end and above.level < node.level):
                 return f"node {i} does not lie in its parent"
+        for level, (n_nodes, held) in enumerate(zip(filled, lengths, strict=True)):
+            if n_nodes != len(held):
+                return f"level {level} has {len(held)} records and {n_nodes} nodes"
         ends = [(self.nodes[i].start, self.nodes[i].end) for i in self.leaves]
         gap = next((start for (_, end), (start, _) in pairwise(ends) if end != start), None)
         return None if gap is None else f"its leaves do not meet at token {gap}"

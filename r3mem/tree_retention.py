@@ -6,11 +6,13 @@ Shape legend: B batch, K virtual tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from r3mem.errors import RecallError
+from r3mem.errors import InputError, RecallError
 from r3mem.hierarchy import MemoryTree
 from r3mem.memory import Memory, MemoryState, Segments
+from r3mem.memory_parts import side_by_side
 from r3mem.reversible.quantise import Precision
 from r3mem.token_batches import BATCH_TOKENS, token_batches
 from r3mem.tree_memory import TreeMemory, TreeNode
@@ -57,7 +59,7 @@ def retain_trees(
                     ):
                         # As `SegmentModel.state` gives it of the record: not more slots than a state may hold.
                         states[at] = model.compressor.next_state(model.backbone, None, state)
-                        records[at] = record
+                        records[at] = replace(record, begins=trees[at[0]].nodes[at[1]].start)
             for d, tree in enumerate(trees):
                 for i, node in enumerate(tree.nodes):
                     if node.level == level:
@@ -66,7 +68,7 @@ def retain_trees(
     return [
         TreeMemory(
             [TreeNode(n.start, n.end, n.level, n.parent, places[d][i]) for i, n in enumerate(tree.nodes)],
-            [Memory.join(parts) for parts in found[d]],
+            [side_by_side(parts) for parts in found[d]],
             tree.document.title,
         )
         for d, tree in enumerate(trees)
@@ -107,6 +109,36 @@ def _source(
     return model.state(earlier.levels[0].part(-1))
 
 
+def check_tree_goes_on(model: R3Mem, memory: TreeMemory, precision: Precision) -> None:
+    """Refuse to go on from what `R3Mem.retain` would refuse; the last record of the top level is read.
+
+    Args:
+        model: The model.
+        memory: What a document is to go on from.
+        precision: How that document is to be stored.
+
+    Raises:
+        FingerprintError: It was written by another model, or by other settings.
+        InputError: It is stored in another precision, or was changed after it was written.
+    """
+    wrong = "it has no level" if not memory.levels else memory.fault()
+    if wrong:
+        raise InputError(f"a document cannot go on from this memory of a tree, {wrong}: load it again")
+    with model.at_ratio(model.hierarchy.ratios[0]):
+        model.check_goes_on(memory.levels[0], precision)
+
+
+def check_tree(memory: TreeMemory) -> None:
+    """Refuse a tree that is not that of its records.
+
+    Raises:
+        RecallError: Says where they contradict each other.
+    """
+    wrong = memory.fault()
+    if wrong:
+        raise RecallError(f"the memory was changed after it was written, {wrong}: load it again, or retain it again")
+
+
 def recall_node(model: R3Mem, memory: TreeMemory, index: int) -> list[int]:
     """Token ids of one node's segment; see :meth:`r3mem.model.R3Mem.recall`."""
     with model.at_ratio(memory.levels[memory.nodes[index].level].ratio):
@@ -119,15 +151,13 @@ def recall_leaves(model: R3Mem, memory: TreeMemory) -> list[int]:
     Raises:
         RecallError: The tree is not that of the records.
     """
-    wrong = memory.fault()
-    if wrong:
-        raise RecallError(f"the memory was changed after it was written, {wrong}: load it again, or retain it again")
+    check_tree(memory)
     leaves, ids = memory.leaves, {}
     for level, records in enumerate(memory.levels):
         mine = [i for i in leaves if memory.nodes[i].level == level]
         if mine:
             with model.at_ratio(records.ratio):
-                wanted = Memory.join([memory.memory(i) for i in mine])
+                wanted = side_by_side([memory.memory(i) for i in mine])
                 flat = model.recall_ids(wanted)
             at = 0
             for i in mine:

@@ -15,6 +15,7 @@ from r3mem import folded as folds
 from r3mem.compressors import InterleavedTokens, SelectedKeyValues
 from r3mem.hierarchy import Flat
 from r3mem.memory_layout import PARTS
+from r3mem.memory_parts import side_by_side
 from tests.tiny_models import SEGMENT, WIDTH
 
 
@@ -98,7 +99,7 @@ def test_parts_and_forks_have_states_of_their_own(model: R3Mem) -> None:
     memory = model.retain(ids(3))
     model.state(memory)
     forks = [model.retain(ids(2, seed), memory) for seed in (1, 2)]
-    for one in (*forks, memory.part(-1), memory.part(0, 2), Memory.join([memory.part(1), memory])):
+    for one in (*forks, memory.part(-1), memory.part(0, 2), side_by_side([memory.part(1), memory])):
         assert same_state(model.state(one), fresh(model, one))
 
 

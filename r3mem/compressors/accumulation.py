@@ -16,6 +16,7 @@ from r3mem.compressors.appended_slots import AppendedSlots
 from r3mem.compressors.base import Compressor
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
+from r3mem.whole_numbers import whole_setting
 
 
 class Accumulates(Compressor):
@@ -66,7 +67,7 @@ def check_most(most: int) -> None:
     Raises:
         ConfigError: It has no slot.
     """
-    if most < 1:
+    if whole_setting(most, "most") < 1:
         raise ConfigError(f"most {most} is not possible; a state holds at least 1 slot")
 
 

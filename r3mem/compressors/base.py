@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from r3mem.backbone import Backbone
 from r3mem.by_content import ByContent
 from r3mem.errors import ConfigError
+from r3mem.evaluation_mode import Switched
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.next_tokens import Scores, logits_of
 from r3mem.prefix import Prefix
 from r3mem.ratio_in_force import in_force
+from r3mem.whole_numbers import whole_setting
 
 
 @dataclass(eq=False, repr=False)
@@ -42,7 +44,7 @@ class Written(ByContent):
         return logits_of(self.scores)
 
 
-class Compressor(nn.Module, ABC):
+class Compressor(Switched, ABC):
     """Text to virtual tokens, and virtual tokens to a prefix.
 
     A subclass stores each constructor argument in an attribute of the same name: saving and loading depend on it.
@@ -62,8 +64,6 @@ class Compressor(nn.Module, ABC):
 
     def __init__(self, ratio: int) -> None:
         super().__init__()
-        if ratio < 1:
-            raise ConfigError(f"ratio {ratio} is not possible; the smallest ratio is 1 text token per virtual token")
         self.ratio = ratio
 
     @property
@@ -74,7 +74,9 @@ class Compressor(nn.Module, ABC):
 
     @ratio.setter
     def ratio(self, ratio: int) -> None:
-        self.__dict__["ratio"] = ratio
+        if whole_setting(ratio, "ratio") < 1:
+            raise ConfigError(f"ratio {ratio} is not possible; the smallest ratio is 1 text token per virtual token")
+        self.__dict__["ratio"] = int(ratio)
 
     @property
     def recurrent(self) -> bool:

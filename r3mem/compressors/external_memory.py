@@ -25,6 +25,7 @@ from r3mem.compressors.spread import centre_and_spread
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
 from r3mem.prefix import Prefix
+from r3mem.whole_numbers import whole_setting
 
 
 class ExternalMemory(Compressor):
@@ -44,7 +45,7 @@ class ExternalMemory(Compressor):
     def __init__(self, width: int, ratio: int, slots: int, read_layer: int) -> None:
         super().__init__(ratio)
         check_learned(slots)
-        if read_layer < 0:
+        if whole_setting(read_layer, "read_layer") < 0:
             raise ConfigError(f"read_layer {read_layer} is not possible: 0 is the input embeddings")
         self.width, self.slots, self.read_layer = width, slots, read_layer
         self.reader = MemoryReader(width, read_layer)

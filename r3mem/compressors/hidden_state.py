@@ -19,6 +19,7 @@ from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
 from r3mem.next_tokens import Scores
 from r3mem.prefix import Prefix
+from r3mem.whole_numbers import check_whole
 
 
 class HiddenStateCompressor(Compressor):
@@ -36,6 +37,7 @@ class HiddenStateCompressor(Compressor):
 
     def __init__(self, width: int, ratio: int = 16, write_layer: int = 12, read_layer: int = 4) -> None:
         super().__init__(ratio)
+        check_whole(write_layer=write_layer, read_layer=read_layer)
         if write_layer < 1:
             raise ConfigError(f"write_layer {write_layer} is not possible: the first layer's output is 1")
         if read_layer < 0:

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from r3mem.errors import ConfigError, InputError
 from r3mem.memory import MemoryState
+from r3mem.whole_numbers import whole_setting
 
 
 def check_learned(slots: int) -> None:
@@ -19,7 +20,7 @@ def check_learned(slots: int) -> None:
     Raises:
         ConfigError: It is below 1.
     """
-    if slots < 1:
+    if whole_setting(slots, "slots") < 1:
         raise ConfigError(f"slots {slots} is not possible; at least 1 vector is learned")
 
 

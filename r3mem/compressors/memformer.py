@@ -26,6 +26,7 @@ from r3mem.backbone import Backbone
 from r3mem.compressors.external_memory import ExternalMemory
 from r3mem.errors import ConfigError
 from r3mem.memory import Segments
+from r3mem.whole_numbers import whole_setting
 
 MOST_SAMPLES = 1024
 """Tokens that calibration looks at."""
@@ -74,7 +75,7 @@ class Memformer(ExternalMemory):
         read_layer: int = 0,
     ) -> None:
         super().__init__(width, ratio, slots, read_layer)
-        if heads < 1 or width % heads:
+        if whole_setting(heads, "heads") < 1 or width % heads:
             raise ConfigError(f"{heads} heads cannot share a width of {width}: choose a divisor of it")
         if temperature <= 0:
             raise ConfigError(f"temperature {temperature} is not possible; it is above 0")

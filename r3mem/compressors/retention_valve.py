@@ -21,6 +21,7 @@ from r3mem.compressors.recurrent_memory import RecurrentMemory
 from r3mem.compressors.soft_prompt import soft_prompt
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
+from r3mem.whole_numbers import whole_setting
 
 
 class RetentionValve(RecurrentMemory):
@@ -45,7 +46,7 @@ class RetentionValve(RecurrentMemory):
 
     def __init__(self, width: int, ratio: int = 16, slots: int = 128, heads: int = 4) -> None:
         super().__init__(width, ratio, slots)
-        if heads < 1 or width % heads:
+        if whole_setting(heads, "heads") < 1 or width % heads:
             raise ConfigError(f"{heads} heads cannot share a width of {width}: choose a divisor of it")
         self.heads = heads
         self.query, self.value, self.out = (nn.Linear(width, width) for _ in range(3))

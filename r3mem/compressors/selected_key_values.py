@@ -34,6 +34,7 @@ from r3mem.key_values import KeyValueLayout
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.merged_attention import merged, without_values
 from r3mem.prefix import Prefix
+from r3mem.whole_numbers import whole_setting
 
 # Worth of a sink, of a copy of an earlier segment's sink, and of what was never looked at: logarithms of shares of the
 # mean. Copies are read where a record is read alone, and left out where the sinks themselves are there.
@@ -96,6 +97,7 @@ class SelectedKeyValues(Compressor):
             raise ConfigError(
                 f"sharing {sharing!r} and positions {positions!r}: give head, layer or all, and compact or original"
             )
+        sinks, max_slots = whole_setting(sinks, "sinks"), whole_setting(max_slots, "max_slots")
         if sinks < 0 or not 0 <= recent < 1 or not 0 < decay <= 1 or max_slots < 1:
             raise ConfigError(
                 f"sinks {sinks}, recent {recent}, decay {decay} and max_slots {max_slots} are not possible: sinks from "

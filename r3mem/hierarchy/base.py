@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from r3mem.errors import ConfigError
 from r3mem.hierarchy.document import Document, Mention
+from r3mem.whole_numbers import check_whole
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Hierarchy(ABC):
     """
 
     def __init__(self, segment_tokens: int = 256, query_tokens: int = 16) -> None:
+        check_whole(segment_tokens=segment_tokens, query_tokens=query_tokens)
         if segment_tokens < 1:
             raise ConfigError(f"segment_tokens {segment_tokens} is not possible; a segment holds at least one token")
         if query_tokens < 2:

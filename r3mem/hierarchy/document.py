@@ -92,6 +92,10 @@ class Document:
     name: str = ""
     inside: frozenset[int] = field(default=frozenset(), repr=False)
 
+    def __hash__(self) -> int:
+        """Equal documents have one; it holds as long as nothing in them is changed."""
+        return hash((tuple(self.ids), self.text, self.title, self.name))
+
     @classmethod
     def of(
         cls,

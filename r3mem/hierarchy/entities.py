@@ -14,6 +14,7 @@ from r3mem.hierarchy.annotation_cache import AnnotationCache
 from r3mem.hierarchy.document import Document, Mention
 from r3mem.hierarchy.entity_pipeline import entity_pipeline
 from r3mem.hierarchy.paragraph_ends import PARAGRAPH_END, pieces_at_paragraph_ends
+from r3mem.whole_numbers import check_whole
 
 # Paragraphs are what is read and kept. Longer ones are read in parts: spaCy's memory grows with the text it is given.
 MOST_CHARACTERS = 10_000
@@ -56,6 +57,7 @@ class EntityFinder(Component):
     """
 
     def __init__(self, model: str | None = None, processes: int = 1, batch: int = 64, cache: bool = True) -> None:
+        check_whole(processes=processes, batch=batch)
         if processes < 1 or batch < 1:
             raise ConfigError(f"processes {processes} and batch {batch} must both be at least 1")
         self.model, self.processes, self.batch, self.cache = model, processes, batch, cache

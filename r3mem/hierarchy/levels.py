@@ -8,6 +8,7 @@ from r3mem.components import Component
 from r3mem.errors import ConfigError
 from r3mem.hierarchy.queries import QueryBuilder
 from r3mem.hierarchy.segmenters import Segmenter
+from r3mem.whole_numbers import whole_setting
 
 
 @dataclass(repr=False)
@@ -29,9 +30,9 @@ class Level(Component):
     query: QueryBuilder | None = None
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
+        if whole_setting(self.tokens, f"level {self.name!r}: tokens") < 1:
             raise ConfigError(
                 f"level {self.name!r}: tokens {self.tokens} is not possible; a segment holds at least one"
             )
-        if self.ratio is not None and self.ratio < 1:
+        if self.ratio is not None and whole_setting(self.ratio, f"level {self.name!r}: ratio") < 1:
             raise ConfigError(f"level {self.name!r}: ratio {self.ratio} is not possible; it is at least 1")

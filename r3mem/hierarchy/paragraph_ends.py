@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from r3mem.errors import ConfigError
+from r3mem.whole_numbers import whole_setting
 
 # `\r\n` is one line end; the last alternative must not match its first half, or every such line end were a blank line.
 _LINE_END = r"(?:\r\n|\n|\r(?!\n))"
@@ -23,7 +24,7 @@ def pieces_at_paragraph_ends(pieces: Iterable[str], characters: int) -> Iterator
     Raises:
         ConfigError: ``characters`` is not positive.
     """
-    if characters < 1:
+    if whole_setting(characters, "characters") < 1:
         raise ConfigError(f"characters {characters} is not possible; a piece of text holds at least one")
     held, length = [], 0
     for piece in pieces:

@@ -12,6 +12,7 @@ from r3mem.components import Component
 from r3mem.errors import ConfigError
 from r3mem.hierarchy.base import MemoryTree, Node
 from r3mem.hierarchy.entities import Annotations
+from r3mem.whole_numbers import whole_setting
 
 
 class QueryBuilder(Component, ABC):
@@ -44,7 +45,7 @@ class Lead(QueryBuilder):
     """
 
     def __init__(self, tokens: int = 16) -> None:
-        if tokens < 1:
+        if whole_setting(tokens, "tokens") < 1:
             raise ConfigError(f"tokens {tokens} is not possible; a lead holds at least one")
         self.tokens = tokens
 

@@ -12,6 +12,7 @@ from r3mem.reversible.base import Coupling
 from r3mem.reversible.full_precision import at_least_float32
 from r3mem.reversible.masks import slot_mask, token_mask
 from r3mem.reversible.positional_attention import PositionalAttention, slot_positions, token_positions
+from r3mem.whole_numbers import whole_setting
 
 
 class AttentionCoupling(Coupling):
@@ -36,7 +37,7 @@ class AttentionCoupling(Coupling):
             ConfigError: Values that do not fit each other.
         """
         super().__init__()
-        if ratio < 1:
+        if whole_setting(ratio, "ratio") < 1:
             raise ConfigError(f"ratio must be at least 1, got {ratio}")
         self.width, self.ratio, self.dim, self.heads, self.dropout = width, ratio, dim, heads, dropout
         self.slots_read_text = PositionalAttention(width, dim, heads, dropout)

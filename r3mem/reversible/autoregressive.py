@@ -28,6 +28,7 @@ from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.masks import token_mask
 from r3mem.reversible.text_side import TextSide
 from r3mem.stepwise import Stepwise
+from r3mem.whole_numbers import whole_setting
 
 # Between a batch, single rows, other threads and one pass over all tokens, the distance of the two best logits of
 # SmolLM2-135M moved by up to 0.75 in bfloat16 (501 tokens) and 0.003 in float32 (309). Between machines it may be more.
@@ -60,7 +61,7 @@ class AutoregressiveDecoder(Decoder):
 
     def __init__(self, ratio: int = 16, margin: float | None = None) -> None:
         super().__init__()
-        if ratio < 1:
+        if whole_setting(ratio, "ratio") < 1:
             raise ConfigError(f"ratio {ratio} is not possible; the smallest ratio is 1 text token per virtual token")
         if margin is not None and not margin >= 0:
             raise ConfigError(f"margin {margin} is not a difference of logits; give 0 or more, or leave it out")

@@ -9,17 +9,18 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from r3mem.backbone import Backbone
 from r3mem.errors import ConfigError
+from r3mem.evaluation_mode import Switched
 from r3mem.memory import MemoryState
 from r3mem.prefix import Prefix
 from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.text_side import TextSide
 
 
-class Coupling(nn.Module, ABC):
+class Coupling(Switched, ABC):
     """One gain-1 step between the text stream and the memory stream (after RevNet, PAPER.md section 2).
 
     ``memory += to_memory(text)``, then ``text -= to_text(memory)``. Whatever the two functions compute, the step
@@ -107,7 +108,7 @@ class Speller(Protocol):
         """Weights by name."""
 
 
-class Decoder(nn.Module, ABC):
+class Decoder(Switched, ABC):
     """Turns text into memory and memory back into text. `ReversibleStack` is the default.
 
     Each constructor argument is stored in an attribute of the same name: saving and fingerprints depend on it.

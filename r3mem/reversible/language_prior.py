@@ -14,6 +14,7 @@ from r3mem.backbone import Backbone
 from r3mem.errors import ConfigError, InputError
 from r3mem.memory import Segments
 from r3mem.reversible.readout import NearestToken
+from r3mem.whole_numbers import check_whole
 
 LogitsOf = Callable[[Tensor, Tensor], Tensor]
 """``(ids_BN, mask_BN) -> logits_BNV``, as a causal language model returns them: row i scores the token at i + 1."""
@@ -63,6 +64,7 @@ class LanguageModelPrior:
             raise ConfigError(f"sigma must be above 0, got {sigma}")
         if not weight >= 0:
             raise ConfigError(f"weight must be 0 or more, got {weight}")
+        check_whole(k=k, rounds=rounds)
         if k < 2:
             raise ConfigError(f"k must be at least 2, or there is nothing to choose from; got {k}")
         if rounds < 1:

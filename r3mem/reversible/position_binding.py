@@ -20,6 +20,7 @@ from r3mem.memory import slots_needed
 from r3mem.reversible.base import Coupling
 from r3mem.reversible.full_precision import at_least_float32, full_precision
 from r3mem.reversible.masks import keep_where, slot_mask, token_mask
+from r3mem.whole_numbers import check_whole
 
 
 class PositionBinding(Coupling):
@@ -68,6 +69,8 @@ class PositionBinding(Coupling):
             ConfigError: A share out of range, or one that leaves a token less than one dimension.
         """
         super().__init__()
+        check_whole(width=width, ratio=ratio, seed=seed)
+        check_whole(token_dims=1 if token_dims is None else token_dims, block=1 if block is None else block)
         if (token_dims is not None and token_dims < 1) or amplitude <= 0 or (block is not None and block < 1):
             raise ConfigError(
                 f"token_dims {token_dims}, block {block} and amplitude {amplitude} are not possible: give at least one "

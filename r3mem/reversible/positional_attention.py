@@ -16,6 +16,7 @@ from r3mem.memory import slots_needed
 from r3mem.reversible.full_precision import at_least_float32
 from r3mem.reversible.masks import keep_where, slot_mask, token_mask
 from r3mem.reversible.stream_layers import StreamLinear, StreamNorm
+from r3mem.whole_numbers import check_whole
 
 
 class PositionalAttention(nn.Module):
@@ -40,6 +41,7 @@ class PositionalAttention(nn.Module):
             ConfigError: A dim that is odd or that the heads do not divide, or a dropout outside [0, 1).
         """
         super().__init__()
+        check_whole(width=width, dim=dim, heads=heads)
         if width < 1 or dim < 2 or heads < 1 or dim % 2 or dim % heads:
             raise ConfigError(
                 f"dim must be an even multiple of heads, and width at least 1, got width {width}, dim {dim}, "

@@ -24,6 +24,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from r3mem.by_content import ByContent
 from r3mem.errors import ConfigError, InputError
 
 Precision = Literal["float32", "float16", "int8"]
@@ -35,8 +36,8 @@ FLOAT16_EXPONENT = 15
 FLOAT32_SMALLEST_EXPONENT = -126
 
 
-@dataclass
-class Quantised:
+@dataclass(eq=False, repr=False)
+class Quantised(ByContent):
     """Stored virtual tokens. All tensors are contiguous, ready for safetensors.
 
     Attributes:

@@ -15,6 +15,7 @@ from r3mem.reversible.full_precision import at_least_float32
 from r3mem.reversible.masks import keep_where, slot_mask, token_mask
 from r3mem.reversible.positional_attention import PositionalAttention
 from r3mem.reversible.stream_layers import StreamLinear, StreamNorm
+from r3mem.whole_numbers import check_whole
 
 
 class TransformerCoupling(Coupling):
@@ -56,6 +57,7 @@ class TransformerCoupling(Coupling):
         """
         super().__init__()
         hidden = 4 * dim if hidden is None else hidden
+        check_whole(ratio=ratio, hidden=hidden)
         if ratio < 1 or hidden < 1:
             raise ConfigError(f"ratio and hidden must be at least 1, got {ratio} and {hidden}")
         self.width, self.ratio, self.dim, self.heads = width, ratio, dim, heads

@@ -24,12 +24,15 @@ class Searcher(ABC):
     def index(self, passages: Sequence[str]) -> None:
         """Take in the passages to be searched; they replace those of an earlier call.
 
+        After a call that failed, for whatever reason, nothing is indexed.
+
         Args:
             passages: The texts.
 
         Raises:
             InputError: There is none, or one is empty or blank.
         """
+        self.n_passages = 0
         if isinstance(passages, str):
             raise InputError("passages is one string; give a list of passages")
         if not isinstance(passages, list | tuple):
@@ -41,7 +44,6 @@ class Searcher(ABC):
         blank = next((i for i, passage in enumerate(passages) if not passage.strip()), None)
         if blank is not None:
             raise InputError(f"passage {blank} is empty: leave it out, or give it a text")
-        self.n_passages = 0
         self._index(list(passages))
         self.n_passages = len(passages)
 

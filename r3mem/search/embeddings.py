@@ -13,6 +13,7 @@ from torch import Tensor
 from r3mem.errors import ConfigError, InputError
 from r3mem.search.base import Searcher
 from r3mem.wheel import WHEEL, file_in_wheel
+from r3mem.whole_numbers import whole_setting
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -40,7 +41,7 @@ class Embeddings(Searcher):
     def __init__(
         self, model: str = "sentence-transformers/all-MiniLM-L6-v2", batch: int = 32, device: str | None = None
     ) -> None:
-        if batch < 1:
+        if whole_setting(batch, "batch") < 1:
             raise ConfigError(f"batch {batch} is not possible; embed at least 1 passage at a time")
         self.model, self.batch, self.device = model, batch, device
         self._encoder = _load(model, device)

@@ -21,12 +21,13 @@ from torch import nn
 from r3mem.backbone import Backbone
 from r3mem.errors import ConfigError, InputError
 from r3mem.evaluation_mode import evaluating
-from r3mem.memory import Segments, whole_number
+from r3mem.memory import Segments
 from r3mem.next_tokens import Scores
 from r3mem.objectives import log_likelihood
 from r3mem.query_template import TEMPLATE, QueryTemplate
 from r3mem.search.base import Searcher
 from r3mem.text_ids import text_ids
+from r3mem.whole_numbers import whole_setting
 
 Kept = TypeVar("Kept")
 
@@ -43,7 +44,7 @@ class Likelihood(Searcher, Generic[Kept]):
     """
 
     def __init__(self, template: str = TEMPLATE, batch: int = 16) -> None:
-        if whole_number(batch, "batch") < 1:
+        if whole_setting(batch, "batch") < 1:
             raise ConfigError(f"batch {batch} is not possible; read at least 1 passage at a time")
         self.template, self.batch = template, batch
         self._asking = QueryTemplate(template)

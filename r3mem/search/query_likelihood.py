@@ -12,6 +12,7 @@ from r3mem.model import R3Mem
 from r3mem.next_tokens import Scores
 from r3mem.query_template import TEMPLATE
 from r3mem.search.likelihood import Likelihood
+from r3mem.whole_numbers import whole_setting
 
 
 class QueryLikelihood(Likelihood[MemoryState]):
@@ -30,7 +31,7 @@ class QueryLikelihood(Likelihood[MemoryState]):
 
     def __init__(self, model: R3Mem, ratio: int | None = None, template: str = TEMPLATE, batch: int = 16) -> None:
         super().__init__(template, batch)
-        self.model, self.ratio = model, ratio
+        self.model, self.ratio = model, None if ratio is None else whole_setting(ratio, "ratio", 1)
 
     @property
     def positions_per_passage(self) -> float | None:

@@ -15,6 +15,7 @@ from r3mem.errors import ConfigError
 from r3mem.memory import Segments, slots_needed
 from r3mem.query_template import TEMPLATE
 from r3mem.search.likelihood import Likelihood
+from r3mem.whole_numbers import whole_setting
 
 
 class TextLikelihood(Likelihood[list[list[int]]]):
@@ -33,7 +34,7 @@ class TextLikelihood(Likelihood[list[list[int]]]):
         self, backbone: Backbone, adapters: bool = False, template: str = TEMPLATE, batch: int = 8, ratio: int = 1
     ) -> None:
         super().__init__(template, batch)
-        if ratio < 1:
+        if whole_setting(ratio, "ratio") < 1:
             raise ConfigError(f"ratio {ratio} is not possible; 1 reads the whole passage")
         self.backbone, self.adapters, self.ratio = backbone, adapters, ratio
 

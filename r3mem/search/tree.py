@@ -12,7 +12,7 @@ import torch
 
 from r3mem.errors import ConfigError, InputError
 from r3mem.evaluation_mode import evaluating
-from r3mem.memory import Memory, Segments, whole_number
+from r3mem.memory import Memory, Segments
 from r3mem.model import R3Mem
 from r3mem.objectives import log_likelihood
 from r3mem.query_template import TEMPLATE, QueryTemplate
@@ -20,6 +20,7 @@ from r3mem.reach import positions_read
 from r3mem.search.base import check_text
 from r3mem.segment_model import joined
 from r3mem.tree_memory import TreeMemory
+from r3mem.whole_numbers import check_whole, whole_number
 
 # Most query tokens that are read at a time, over all memories of a batch.
 BATCH_TOKENS = 8192
@@ -57,6 +58,8 @@ class TreeSearch:
     """
 
     def __init__(self, model: R3Mem, beam: int = 8, template: str = TEMPLATE, batch: int = 32) -> None:
+        check_whole(beam=beam, batch=batch)
+        QueryTemplate(template)  # Refuses one that cannot serve.
         if beam < 1 or batch < 1:
             raise ConfigError(f"beam {beam} and batch {batch} must be at least 1")
         self.model, self.beam, self.template, self.batch = model, beam, template, batch
@@ -76,8 +79,8 @@ class TreeSearch:
             FingerprintError: A memory was made by another backbone or stack.
         """
         check_text(query, "the query")
-        if isinstance(memories, TreeMemory) or not all(isinstance(memory, TreeMemory) for memory in memories):
-            raise InputError("memories are a list of TreeMemory, as retain_tree gives them")
+        if not isinstance(memories, list | tuple) or not all(isinstance(memory, TreeMemory) for memory in memories):
+            raise InputError("memories are a list of TreeMemory, as retain_tree gives them: give list(trees)")
         if not memories or not query.strip():
             raise InputError("nothing to search: give at least one memory and a query that is not empty")
         if whole_number(k, "k") < 1:

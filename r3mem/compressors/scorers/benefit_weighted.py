@@ -17,6 +17,7 @@ from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
 from r3mem.memory import Segments
 from r3mem.next_tokens import Scores, nats
+from r3mem.whole_numbers import check_whole
 
 WINDOWS_AT_ONCE = 8
 
@@ -37,6 +38,7 @@ class BenefitWeightedAttention(Scorer):
 
     def __init__(self, distance: int = 128, window: int = 256) -> None:
         super().__init__()
+        check_whole(distance=distance, window=window)
         if distance < 1 or window < 2 or window % 2:
             raise ConfigError(
                 f"distance {distance} and window {window} are not possible: give at least 1 token, and an even window"

@@ -9,6 +9,7 @@ from torch import Tensor
 from r3mem.attention import Observed, View
 from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
+from r3mem.whole_numbers import whole_setting
 
 
 class DistantAttention(Scorer):
@@ -22,7 +23,7 @@ class DistantAttention(Scorer):
 
     def __init__(self, distance: int = 64) -> None:
         super().__init__()
-        if distance < 1:
+        if whole_setting(distance, "distance") < 1:
             raise ConfigError(f"distance {distance} is not possible: give at least 1 token")
         self.distance = distance
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from r3mem.attention import LayerAttention, Observed
 from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
+from r3mem.whole_numbers import check_whole
 
 
 class ExpectedAttention(Scorer):
@@ -41,6 +42,7 @@ class ExpectedAttention(Scorer):
 
     def __init__(self, ahead: int = 512, sinks: int = 4, epsilon: float = 0.0) -> None:
         super().__init__()
+        check_whole(ahead=ahead, sinks=sinks)
         if ahead < 1 or sinks < 0 or epsilon < 0:
             raise ConfigError(
                 f"ahead {ahead}, sinks {sinks} and epsilon {epsilon} are not possible: give at least 1 position, "

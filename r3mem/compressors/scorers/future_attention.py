@@ -9,6 +9,7 @@ from torch import Tensor
 from r3mem.attention import Observed, View
 from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
+from r3mem.whole_numbers import whole_setting
 
 
 class FutureAttention(Scorer):
@@ -20,7 +21,7 @@ class FutureAttention(Scorer):
 
     def __init__(self, future: int = 256) -> None:
         super().__init__()
-        if future < 1:
+        if whole_setting(future, "future") < 1:
             raise ConfigError(f"future {future} is not possible: give at least 1 token that is looked with")
         self.future = future
 

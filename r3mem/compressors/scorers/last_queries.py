@@ -14,6 +14,7 @@ from torch.nn.functional import avg_pool1d
 from r3mem.attention import Observed, View
 from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
+from r3mem.whole_numbers import check_whole
 
 
 class LastQueries(Scorer):
@@ -37,6 +38,7 @@ class LastQueries(Scorer):
 
     def __init__(self, window: int = 32, kernel: int = 5) -> None:
         super().__init__()
+        check_whole(window=window, kernel=kernel)
         if window < 1 or kernel < 1 or kernel % 2 == 0:
             raise ConfigError(
                 f"window {window} and kernel {kernel} are not possible: give at least 1 query, and an odd kernel"

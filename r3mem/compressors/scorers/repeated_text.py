@@ -18,6 +18,7 @@ from r3mem.errors import ConfigError
 from r3mem.memory import Segments
 from r3mem.prefix import Prefix
 from r3mem.text_ids import text_ids
+from r3mem.whole_numbers import check_whole
 
 # Tokens in front of a chunk that say where its repeat begins.
 QUOTED = 8
@@ -59,6 +60,7 @@ class RepeatedText(Scorer):
         suffix: str = "\n",
     ) -> None:
         super().__init__()
+        check_whole(chunk=chunk, sinks=sinks)
         if chunk < 1 or sinks < 0:
             raise ConfigError(
                 f"chunk {chunk} and sinks {sinks} are not possible: give at least 1 token at a time, and sinks from 0"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from r3mem.attention import Observed, View
 from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
+from r3mem.whole_numbers import whole_setting
 
 
 class SumOfScorers(Scorer):
@@ -29,6 +30,7 @@ class SumOfScorers(Scorer):
 
     def __init__(self, scorers: list[Scorer], weights: list[float] | None = None, sinks: int = 4) -> None:
         super().__init__()
+        sinks = whole_setting(sinks, "sinks", 0)
         if not scorers or (weights is not None and len(weights) != len(scorers)):
             raise ConfigError(f"{len(scorers)} scorers and weights {weights}: give at least one scorer, a weight each")
         self.scorers, self.weights, self.sinks = nn.ModuleList(scorers), weights, sinks

@@ -5,6 +5,7 @@ from __future__ import annotations
 from r3mem.errors import ConfigError
 from r3mem.hierarchy.document import Document
 from r3mem.hierarchy.segmenters.base import Segmenter
+from r3mem.whole_numbers import whole_setting
 
 
 class Structure(Segmenter):
@@ -16,7 +17,7 @@ class Structure(Segmenter):
     """
 
     def __init__(self, depth: int = 0, finer: Segmenter | None = None) -> None:
-        if depth < 0:
+        if whole_setting(depth, "depth") < 0:
             raise ConfigError(f"depth {depth} is not possible; 0 is the coarsest kind of part")
         self.depth, self.finer = depth, finer
 
