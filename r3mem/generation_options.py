@@ -9,8 +9,8 @@ import torch
 from transformers import GenerationConfig
 
 from r3mem.errors import InputError
-from r3mem.memory import whole_number
 from r3mem.suggestions import nearest
+from r3mem.whole_numbers import whole_number
 
 if TYPE_CHECKING:
     from r3mem.backbone import Backbone

@@ -24,7 +24,7 @@ from r3mem.memory_layout import check_layout, check_version
 from r3mem.memory_parts import check_follow, side_by_side
 from r3mem.seal import check_sealed
 from r3mem.tensor_file import read_whole, write_whole
-from r3mem.whole_numbers import whole_number as whole_number
+from r3mem.whole_numbers import whole_number
 
 #: Format 1 had no digest, and did not say which adapters and weights wrote.
 FORMAT = 2

@@ -11,10 +11,11 @@ from r3mem.evaluation_mode import evaluating
 from r3mem.generation import Continuation, continued
 from r3mem.generation_options import with_lengths
 from r3mem.given_texts import given_texts
-from r3mem.memory import Memory, Segments, whole_number
+from r3mem.memory import Memory, Segments
 from r3mem.reach import REACHES, at_ratio_of, level_read, state_read
 from r3mem.segment_model import SegmentModel, joined
 from r3mem.text_ids import decoded, text_ids
+from r3mem.whole_numbers import whole_number
 
 
 def continue_prompts(
