@@ -199,7 +199,7 @@ def test_memory_of_another_model_is_refused_by_name(model: R3Mem, tiny_backbone:
     for other, name in (
         (other_backbone, "another backbone"),
         (other_stack, "another stack"),
-        (other_ratio, "ratio is 4, here 8"),
+        (other_ratio, "written at ratio 4, the model is at 8 here"),
     ):
         for use in (
             other.recall,
@@ -334,7 +334,7 @@ def test_set_ratio(model: R3Mem) -> None:
     memory = model.retain(TEXT)
     assert model.ratio == memory.ratio == 8 and memory.n_slots < before.n_slots
     assert model.recall(memory) == TEXT
-    with pytest.raises(FingerprintError, match="ratio is 4, here 8"):
+    with pytest.raises(FingerprintError, match=r"written at ratio 4, the model is at 8 here: .*set_ratio\(4\)"):
         model.recall(before)
     model.set_ratio(RATIO)
     assert model.recall(before) == TEXT and same_memory(model.retain(TEXT), before)

@@ -145,7 +145,7 @@ def test_a_tree_goes_on_where_a_text_does(selected: R3Mem) -> None:
             goes_on("more", before, precision="int8")
     selected.compressor.recent = 0.25
     for goes_on, before in ((selected.retain, memory), (selected.retain_tree, tree)):
-        with pytest.raises(FingerprintError, match="another recent of the compressor"):
+        with pytest.raises(FingerprintError, match="written with other recent: retain its text again"):
             goes_on("more", before)
     with pytest.raises(InputError, match="it has no level"):
         selected.retain_tree("more", TreeMemory([], []))

@@ -60,13 +60,15 @@ def test_trees_and_states_too(model: R3Mem, tmp_path: Path) -> None:
     assert tree == again and hash(tree) == hash(again) and tree != other and tree != replace(tree, title="x")
     kinds: list[Callable[[torch.Tensor], Any]] = [
         lambda t: MemoryState(t, torch.tensor([4]), 4),
-        lambda t: Segments(t[:, 0].long(), torch.tensor([3])),
         lambda t: Written(t, None),
     ]
     for make in kinds:
         one, same = make(torch.ones(1, 2, 3)), make(torch.ones(1, 2, 3))
         assert one == same and hash(one) == hash(same) and one != make(torch.zeros(1, 2, 3))
         assert one != make(torch.ones(1, 2, 4)) and one != make(torch.ones(1, 2, 3, dtype=torch.float64))
+    text, same = Segments.pad([[1, 2, 3]]), Segments.pad([[1, 2, 3]])
+    assert text == same and hash(text) == hash(same)
+    assert text != Segments.pad([[1, 2, 4]]) and text != Segments.pad([[1, 2, 3, 0]])
 
 
 class Stores:

@@ -123,7 +123,7 @@ def test_a_tree_too_large_is_read_at_a_coarser_level(levelled: R3Mem, read: list
 
 def test_memories_of_another_ratio_are_refused(levelled: R3Mem, model: R3Mem) -> None:
     tree = levelled.retain_tree(TEXT)
-    with pytest.raises(FingerprintError, match="ratio is 8, here 4"):
+    with pytest.raises(FingerprintError, match=r"written at ratio 8, the model is at 4 here: .*at_ratio\(8\)"):
         model.generate("go", tree.memory(0))
     with pytest.raises(InputError, match="a Memory or a TreeMemory, not str"):
         model.generate("go", ["file.safetensors"])  # type: ignore[list-item]
