@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_modules import phases
-from r3mem.errors import R3MemError
+from r3mem.errors import told_in_a_line
 from r3mem.suggestions import Arguments
 
 
@@ -33,12 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     phases.PHASES.tell(f"reading {args.checkpoint}")
     try:
-        export(args.checkpoint, args.out, args.config)
-    except R3MemError as error:
-        if os.environ.get("R3MEM_TRACEBACK"):
-            raise
-        print(f"r3mem: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        with told_in_a_line():
+            export(args.checkpoint, args.out, args.config)
     finally:
         phases.PHASES.end()
     print(f"saved the model: R3Mem.from_pretrained({str(args.out)!r}) loads it")

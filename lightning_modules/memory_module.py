@@ -143,8 +143,8 @@ class MemoryModule(LightningModule):
         tokens = getattr(getattr(self.trainer, "datamodule", None), "segment_tokens", None)
         if self.follows_data and tokens is not None:
             self.model.hierarchy = Flat(tokens)
-        calibrated = type(self.model.compressor).calibrate is not Compressor.calibrate
-        if stage == "fit" and self.calibrates and calibrated and not self._calibrated:
+        has_start = type(self.model.compressor).calibrate is not Compressor.calibrate
+        if stage == "fit" and self.calibrates and has_start and not self._calibrated:
             PHASES.tell("calibrating")
             self.model.to(strategy.root_device)
             ids = getattr(getattr(self.trainer, "datamodule", None), "calibration_ids", None)

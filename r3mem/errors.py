@@ -1,5 +1,10 @@
 """Every error that r3mem raises on purpose. Each message says what to do next."""
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class R3MemError(Exception):
     """Base class of all errors of this package."""
@@ -19,3 +24,15 @@ class FingerprintError(R3MemError):
 
 class RecallError(R3MemError):
     """The recalled tokens are not the ones that were retained; no text is returned."""
+
+
+@contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """Inside a command, an error of this package ends it with one line and code 2; R3MEM_TRACEBACK=1 shows where."""
+    try:
+        yield
+    except R3MemError as error:
+        if os.environ.get("R3MEM_TRACEBACK"):
+            raise
+        print(f"r3mem: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -86,7 +86,7 @@ def with_lengths(backbone: Backbone, options: dict[str, Any], longest: int) -> d
     new = setting(backbone, options, "max_new_tokens")
     length = setting(backbone, options, "max_length")
     if new is not None:
-        new = _at_least(1, new, "max_new_tokens")
+        new = whole_number(new, "max_new_tokens", 1)
     elif length is not None:
         new = whole_number(length, "max_length") - longest
         if new < 1:
@@ -98,13 +98,13 @@ def with_lengths(backbone: Backbone, options: dict[str, Any], longest: int) -> d
         new = max(1, min(DEFAULT_NEW, backbone.max_positions - longest))
     fewest, length = setting(backbone, options, "min_new_tokens"), setting(backbone, options, "min_length")
     if fewest is None and length is not None:
-        fewest = max(0, _at_least(0, length, "min_length") - longest)
+        fewest = max(0, whole_number(length, "min_length", 0) - longest)
     options.pop("max_length", None)
     options.pop("min_length", None)
     return {
         **options,
         "max_new_tokens": new,
-        **({} if fewest is None else {"min_new_tokens": _at_least(0, fewest, "min_new_tokens")}),
+        **({} if fewest is None else {"min_new_tokens": whole_number(fewest, "min_new_tokens", 0)}),
     }
 
 
@@ -191,9 +191,10 @@ def checked_options(backbone: Backbone, options: dict[str, Any], with_memory: bo
         "pad_token_id": pad_token(backbone, options),
         "eos_token_id": end_marks(backbone, options) or None,
     }
-    beams = _at_least(1, 1 if (n := setting(backbone, options, "num_beams")) is None else n, "num_beams")
+    beams = setting(backbone, options, "num_beams")
+    beams = whole_number(1 if beams is None else beams, "num_beams", 1)
     rows = setting(backbone, options, "num_return_sequences")
-    rows = _at_least(1, 1 if rows is None else rows, "num_return_sequences")
+    rows = whole_number(1 if rows is None else rows, "num_return_sequences", 1)
     if rows > beams and not (beams == 1 and setting(backbone, options, "do_sample")):
         raise InputError(
             f"num_return_sequences {rows} needs do_sample=True or num_beams={rows}: the most likely continuation is one"
@@ -235,9 +236,3 @@ def _check_with_memory(options: dict[str, Any]) -> None:
         )
     if given_setting(options, "use_cache") is False:
         raise InputError("generate takes no use_cache=False with a memory: it is read from the cache. Leave it out")
-
-
-def _at_least(least: int, given: Any, name: str) -> int:
-    if whole_number(given, name) < least:
-        raise InputError(f"{name} {given} is not possible: give at least {least}")
-    return int(given)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from r3mem.errors import InputError
 from r3mem.given_paths import given_path
+from r3mem.whole_numbers import is_whole
 
 Text = str | Sequence[int]
 
@@ -116,7 +116,7 @@ def _refusal(given: Any, what: str) -> str:
 def _is_number(part: Any) -> bool:
     if isinstance(part, Tensor):
         return part.ndim == 0 and not part.is_floating_point() and part.dtype != torch.bool
-    return isinstance(part, Integral) and not isinstance(part, bool)
+    return is_whole(part)
 
 
 def _is_array(given: Any) -> bool:

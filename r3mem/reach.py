@@ -68,7 +68,8 @@ def level_read(model: SegmentModel, memory: Memory | TreeMemory, room: int) -> M
         )
     if not memory.levels:
         raise InputError("this memory of a tree has no levels: nothing was retained, retain_tree gives one that holds")
-    return next((level for level in reversed(memory.levels) if _fits(model, level, room)), memory.levels[0])
+    fitting = (level for level in reversed(memory.levels) if _whole(model, level, room) is not None)
+    return next(fitting, memory.levels[0])
 
 
 def state_read(model: SegmentModel, memory: Memory, reach: str, room: int) -> MemoryState:
@@ -86,11 +87,11 @@ def state_read(model: SegmentModel, memory: Memory, reach: str, room: int) -> Me
     if reach != "all":
         return model.state(memory, reach)
     accumulates = model.compressor.accumulates
-    if _fits(model, memory, room):
-        return model.state(memory, "state" if accumulates else "records")
+    state = _whole(model, memory, room)
+    if state is not None:
+        return state
     if accumulates:
-        state: MemoryState | None = model.state(memory)
-        assert state is not None
+        state = model.state(memory)
         if positions_read(model, state) > room:
             state = model.compressor.fewer(model.backbone, state, room) if room > 0 else None
         if state is not None:
@@ -112,19 +113,20 @@ def state_read(model: SegmentModel, memory: Memory, reach: str, room: int) -> Me
     return state
 
 
-def _fits(model: SegmentModel, memory: Memory, room: int) -> bool:
-    """Whether all records can be read."""
+def _whole(model: SegmentModel, memory: Memory, room: int) -> MemoryState | None:
+    """What is read of a memory where that is all of it; None where it does not fit."""
     with at_ratio_of(model, memory):
-        if not model.compressor.accumulates:
-            return positions_read(model, model.state(memory, "records")) <= room
         held = model.compressor.state_slots
-        if held is not None and memory.n_slots > held:
-            return False
-        state = model.state(memory)
+        if model.compressor.accumulates and held is not None and memory.n_slots > held:
+            return None
+        state = model.state(memory, "state" if model.compressor.accumulates else "records")
         n_read = positions_read(model, state)
+        if n_read > room:
+            return None
         # A state may hold less than it is set to: a window of few positions has room for no more.
-        whole = int(state.mask_BK.sum()) == memory.n_slots
-        return n_read <= room and (whole or positions_read(model, model.state(memory, "records")) <= n_read)
+        if not model.compressor.accumulates or int(state.mask_BK.sum()) == memory.n_slots:
+            return state
+        return state if positions_read(model, model.state(memory, "records")) <= n_read else None
 
 
 def _tell(model: SegmentModel, memory: Memory, state: MemoryState, room: int, which: str) -> None:

@@ -442,24 +442,29 @@ class SegmentModel(Switched):
     def _state(self, memory: Memory) -> MemoryState:
         """The state after the last record, from where a memory holds on to the state after some of them."""
         count = len(memory.digests)
-        before: MemoryState | None = None
-        first = 0 if self.compressor.accumulates else count - 1
-        settings = json.dumps([self.fingerprint["stack"], describe(self.compressor), str(self.backbone.device),
+        if not self.compressor.accumulates:
+            return self._gone_on(memory, None, count - 1)
+        # Of the stack's name `check` has found that it is ours.
+        settings = json.dumps([memory.fingerprint["stack"], describe(self.compressor), str(self.backbone.device),
                                memory.ratio, memory.share_dims, memory.precision, memory.scale_group,
                                [p._version for p in self.compressor.parameters()]])  # fmt: skip
-        folded = memory.folded
+        folded, before, first = memory.folded, None, 0
         if folded is not None and folded.maker() is self and folded.settings == settings and folded.count <= count:
             before = folded.still(memory.sources)
-            first = first if before is None else folded.count
-        state = None if before is None else replace(before)
-        for t in range(first, count):
+            first = 0 if before is None else folded.count
+        state = self._gone_on(memory, None if before is None else replace(before), first)
+        if before is None or first < count:
+            own = [t for t in (state.slots_BKD, state.lengths_B, state.segment_BK) if t is not None]
+            memory.folded = keep(replace(state), count, weakref.ref(self), settings, memory.sources, own)
+        return state
+
+    def _gone_on(self, memory: Memory, state: MemoryState | None, first: int) -> MemoryState:
+        """The state after the last record, from the one after the records before ``first``."""
+        for t in range(first, len(memory.digests)):
             lengths_B = memory.lengths_T[t : t + 1].to(self.backbone.device)
             slots_BKD = self._finite_slots(memory, slice(t, t + 1))[:, : slots_needed(int(lengths_B), memory.ratio)]
             state = self.compressor.next_state(self.backbone, state, MemoryState(slots_BKD, lengths_B, memory.ratio))
         assert state is not None
-        if self.compressor.accumulates and (before is None or first < count):
-            own = [t for t in (state.slots_BKD, state.lengths_B, state.segment_BK) if t is not None]
-            memory.folded = keep(replace(state), count, weakref.ref(self), settings, memory.sources, own)
         return state
 
     def check(self, memory: Memory) -> None:

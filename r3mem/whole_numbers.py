@@ -7,19 +7,18 @@ from numbers import Integral
 from r3mem.errors import ConfigError, InputError
 
 
-def whole_number(given: object, name: str) -> int:
+def whole_number(given: object, name: str, least: int | None = None) -> int:
     """A number that a user gave as a count or an index of a call.
 
     Args:
         given: The number.
         name: What it is called in the error.
+        least: The smallest that is possible; None where the caller says so itself.
 
     Raises:
-        InputError: It is not a whole number.
+        InputError: It is not a whole number, or too small.
     """
-    if not _is_whole(given):
-        raise InputError(_refusal(given, name))
-    return int(given)  # type: ignore[call-overload, no-any-return]
+    return _checked(given, name, least, InputError)
 
 
 def whole_setting(given: object, name: str, least: int | None = None) -> int:
@@ -33,12 +32,7 @@ def whole_setting(given: object, name: str, least: int | None = None) -> int:
     Raises:
         ConfigError: It is not a whole number, or too small.
     """
-    if not _is_whole(given):
-        raise ConfigError(_refusal(given, name))
-    number = int(given)  # type: ignore[call-overload]
-    if least is not None and number < least:
-        raise ConfigError(f"{name} {number} is not possible: give at least {least}")
-    return int(number)
+    return _checked(given, name, least, ConfigError)
 
 
 def check_whole(**settings: object) -> None:
@@ -54,9 +48,19 @@ def check_whole(**settings: object) -> None:
         whole_setting(given, name)
 
 
-def _is_whole(given: object) -> bool:
+def is_whole(given: object) -> bool:
+    """Whether something is a whole number; a truth value is none.
+
+    Args:
+        given: Anything.
+    """
     return isinstance(given, Integral) and not isinstance(given, bool)
 
 
-def _refusal(given: object, name: str) -> str:
-    return f"{name} {given!r} is not possible: give a whole number"
+def _checked(given: object, name: str, least: int | None, error: type[InputError] | type[ConfigError]) -> int:
+    if not is_whole(given):
+        raise error(f"{name} {given!r} is not possible: give a whole number")
+    number = int(given)  # type: ignore[call-overload]
+    if least is not None and number < least:
+        raise error(f"{name} {number} is not possible: give at least {least}")
+    return int(number)

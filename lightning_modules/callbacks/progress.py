@@ -131,8 +131,7 @@ class ProgressLines(ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Tell, if it is time to."""
-        self.has_dataloader_changed(dataloader_idx)  # Lightning's totals are of the one that is named here.
-        self._batch(trainer, "validation", batch_idx, self.total_val_batches_current_dataloader)
+        self._batch(trainer, "validation", "val", batch_idx, dataloader_idx)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -148,8 +147,7 @@ class ProgressLines(ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Tell, if it is time to."""
-        self.has_dataloader_changed(dataloader_idx)  # Lightning's totals are of the one that is named here.
-        self._batch(trainer, "test", batch_idx, self.total_test_batches_current_dataloader)
+        self._batch(trainer, "test", "test", batch_idx, dataloader_idx)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -165,10 +163,12 @@ class ProgressLines(ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Tell, if it is time to."""
-        self.has_dataloader_changed(dataloader_idx)  # Lightning's totals are of the one that is named here.
-        self._batch(trainer, "prediction", batch_idx, self.total_predict_batches_current_dataloader)
+        self._batch(trainer, "prediction", "predict", batch_idx, dataloader_idx)
 
-    def _batch(self, trainer: Trainer, what: str, index: int, total: int | float) -> None:
+    def _batch(self, trainer: Trainer, what: str, short: str, index: int, dataloader: int) -> None:
+        """A batch of what Lightning calls by a short name is done."""
+        self.has_dataloader_changed(dataloader)  # Lightning's totals are of the one that is named here.
+        total: int | float = getattr(self, f"total_{short}_batches_current_dataloader")
         done, known = index + 1, total != float("inf")
         line = f"{what}: batch {done}{f' of {total:.0f}' if known else ''}"
         self._working(line)

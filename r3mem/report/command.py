@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from r3mem.errors import InputError, R3MemError
+from r3mem.errors import InputError, told_in_a_line
 from r3mem.report.comparison import Comparison
 from r3mem.report.page import notes, page, terminal_table
 from r3mem.report.runs import read_runs
@@ -63,10 +62,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     p.add_argument("--strict", action="store_true", help="exit with an error if a run or a row is missing")
     args = p.parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    try:
+    with told_in_a_line():
         report(args.folder, args.out or args.folder, console, args.strict)
-    except R3MemError as error:
-        if os.environ.get("R3MEM_TRACEBACK"):
-            raise
-        print(f"r3mem: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
