@@ -117,7 +117,8 @@ class Bench:
         observed = self.reader.backbone(text, None, logits=False, observe=True).attention
         scores, found = scorer(observed), {}
         for ratio in self.ratios:
-            compressor, n_slots = SelectedKeyValues(self.reader.backbone.width, ratio, scorer), self.history // ratio
+            compressor = SelectedKeyValues(self.reader.backbone.width, ratio, scorer, recent=0.0)
+            n_slots = self.history // ratio
             # The text with its continuation has more slots than the history alone.
             compressor.ratio = math.ceil(len(ids_N) / n_slots)
             slots_BKW = compressor.select(self.reader.backbone, observed, scores)[:, :n_slots]

@@ -47,6 +47,10 @@ SCORERS: dict[str, Callable[[], Scorer]] = {
 }
 
 
+#: Those of which a share of the slots is for the last positions, as much as our default keeps.
+OURS = (ONE_PASS, TWO_PASSES)
+
+
 class Selection:
     """Chooses what is kept of a text.
 
@@ -78,10 +82,12 @@ class Selection:
             scored = {name: timed(f"write: {name}", scorer, observed) for name, scorer in scorers.items()}
         for name, scores_BLHS in scored.items():
             for ratio in self.ratios:
-                slots_BKW = self.compressor(ratio).select(self.backbone, observed, scores_BLHS)
+                slots_BKW = self.compressor(ratio, name).select(self.backbone, observed, scores_BLHS)
                 found[name, ratio] = MemoryState(slots_BKW, text.lengths_B, ratio)
         return found
 
-    def compressor(self, ratio: int) -> SelectedKeyValues:
-        """Our compressor at a ratio."""
-        return SelectedKeyValues(self.backbone.width, ratio, self.scorers[self.ours])
+    def compressor(self, ratio: int, method: str | None = None) -> SelectedKeyValues:
+        """The compressor of a method, None for the first, at a ratio."""
+        method = method or self.ours
+        share = {} if method in OURS else {"recent": 0.0}
+        return SelectedKeyValues(self.backbone.width, ratio, self.scorers[method], **share)

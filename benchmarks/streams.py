@@ -45,7 +45,7 @@ def main() -> None:
     p.add_argument("--segment", type=int, default=512, help="tokens of a segment")
     p.add_argument("--slots", type=int, default=256, help="slots of the state, and raw tokens to compare with")
     p.add_argument("--decay", type=float, default=0.5, help="factor of a slot's worth for each later segment")
-    p.add_argument("--recent", type=float, default=0.0, help="share of the slots for the last positions")
+    p.add_argument("--recent", type=float, default=0.125, help="share of the slots for the last positions")
     p.add_argument("--parts", type=int, default=8, help="rows of the table")
     args = start(p)
     torch.set_flush_denormal(True)

@@ -71,6 +71,8 @@ class MemoryModule(LightningModule):
         ratios: Ratios that training steps alternate between; evaluation and saved models keep the compressor's own.
         calibrate: Set the start of reading and writing from the backbone's own states before training.
         query_template: What stands between a memory and a query; ends with ``{query}``.
+        start_from: A saved model, or one that is shipped (``r3mem:smollm2-135m``), whose weights training begins with;
+            None for weights as they are drawn. A checkpoint that is resumed goes before it.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class MemoryModule(LightningModule):
         ratios: list[int] | None = None,
         calibrate: bool = True,
         query_template: str = TEMPLATE,
+        start_from: str | None = None,
     ) -> None:
         super().__init__()
         if bptt_segments < 1:
@@ -96,6 +99,8 @@ class MemoryModule(LightningModule):
                 f"bptt_segments {bptt_segments} is not possible; gradients flow through at least 1 segment"
             )
         self.model = R3Mem(backbone, compressor, decoder, hierarchy or Flat(), prior)
+        if start_from is not None:
+            saving.begin_from(self.model, start_from)
         self.objective = objective or Objective()
         check_streams(self.objective, decoder)
         self.optimizer_callable, self.warmup_steps, self.final_lr = optimizer, warmup_steps, final_lr
@@ -106,7 +111,7 @@ class MemoryModule(LightningModule):
         # Checkpoints hold our parts only; the frozen backbone is not missing from them but never in them.
         self.strict_loading = False
         #: Whether segments are cut as the data module does.
-        self.follows_data, self._calibrated = hierarchy is None, False
+        self.follows_data, self._calibrated = hierarchy is None, start_from is not None
         self._carried: MemoryState | None = None
         self._resumed: MemoryState | None = None
         self._seed, self._own_ratio = 0, compressor.ratio

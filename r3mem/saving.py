@@ -34,6 +34,8 @@ FORMAT = 2
 ABOUT, WEIGHTS = "r3mem.json", "r3mem.safetensors"
 PLAIN = {"format": "pt"}
 SHIPPED = "r3mem:"
+#: What makes adapters compute something else from weights of the same shapes, or places.
+ADAPTER = ("lora_rank", "lora_alpha", "lora_targets")
 
 
 def digest(description: dict[str, Any], weights: Mapping[str, Tensor] | None = None) -> str:
@@ -143,12 +145,7 @@ def _read(folder: Path, source: str) -> tuple[dict[str, Any], dict[str, Tensor]]
 
 def load(source: str | Path, cls: type[R3Mem], backbone_options: dict[str, Any]) -> R3Mem:
     """See :meth:`r3mem.model.R3Mem.from_pretrained`."""
-    folder = given_path(source, "the model")
-    if str(source).startswith(SHIPPED):
-        folder = _shipped(str(source))
-    elif not folder.is_dir():
-        folder = _from_hub(str(source))
-    about, weights = _read(folder, str(source))
+    about, weights = _read(_folder_of(source), str(source))
     try:
         model = _build(about, str(source), cls, backbone_options)
     except (R3MemError, MemoryError, torch.OutOfMemoryError):
@@ -160,6 +157,38 @@ def load(source: str | Path, cls: type[R3Mem], backbone_options: dict[str, Any])
         ) from error
     load_own_state(model, weights)
     return model.eval()
+
+
+def begin_from(model: R3Mem, source: str | Path) -> None:
+    """Put a saved model's weights into a model of the same parts, which is then trained further.
+
+    Scorers, ratios and all else that has no weights may differ.
+
+    Args:
+        model: On the same backbone, with adapters of the same rank, factor and places.
+        source: As :func:`load` takes it.
+
+    Raises:
+        FingerprintError: Another backbone, other adapters, or weights that do not fit.
+        InputError: There is no model, or a damaged one.
+    """
+    about, weights = _read(_folder_of(source), str(source))
+    saved = about["backbone"]["init_args"]
+    _check_backbone(model.backbone, about["backbone_fingerprint"], saved, str(source))
+    here = describe(model.backbone)["init_args"]
+    names = [name for name in ADAPTER if saved.get(name) != here[name]]
+    if names:
+        differing = "; ".join(f"{name} {saved.get(name)!r}, here {here[name]!r}" for name in names)
+        raise FingerprintError(f"{source} has adapters of {differing}: training begins from it with its own")
+    load_own_state(model, weights)
+
+
+def _folder_of(source: str | Path) -> Path:
+    """Folder of a saved model: shipped with this package, on this machine, or fetched."""
+    folder = given_path(source, "the model")
+    if str(source).startswith(SHIPPED):
+        return _shipped(str(source))
+    return folder if folder.is_dir() else _from_hub(str(source))
 
 
 def _build(about: dict[str, Any], source: str, cls: type[R3Mem], backbone_options: dict[str, Any]) -> R3Mem:

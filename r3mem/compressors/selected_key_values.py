@@ -59,7 +59,7 @@ class SelectedKeyValues(Compressor):
         positions: ``compact`` reads slots at positions 0 to K - 1; ``original`` where their tokens stood, which serves
             a single segment only.
         sinks: First positions that are always kept; without them a model reads nothing well. At most half the slots.
-        recent: Share of the slots that is kept for the last positions.
+        recent: Share of the slots that is kept for the last positions, whatever they are worth.
         max_slots: Slots that a state holds at most.
         decay: Factor of a slot's worth for each segment that came after its own. At 1 a full state keeps what was
             once looked at most, and falls behind as many raw last tokens in a long stream.
@@ -87,7 +87,7 @@ class SelectedKeyValues(Compressor):
         sharing: Literal["head", "layer", "all"] = "head",
         positions: Literal["compact", "original"] = "compact",
         sinks: int = 4,
-        recent: float = 0.0,
+        recent: float = 0.125,
         max_slots: int = 1024,
         decay: float = 0.5,
         layer_share: float = 1.0,

@@ -110,7 +110,7 @@ def test_a_future_is_looked_with_and_not_kept(backbone: Backbone) -> None:
 
 @torch.no_grad()
 def test_a_state_keeps_everything_until_it_is_full(backbone: Backbone) -> None:
-    compressor, state = SelectedKeyValues(WIDTH, 4, sinks=2, max_slots=10, decay=1.0), None
+    compressor, state = SelectedKeyValues(WIDTH, 4, sinks=2, recent=0.0, max_slots=10, decay=1.0), None
     sizes, first = [], None
     for seed in range(4):
         text = random_text([16], seed)
