@@ -1,6 +1,6 @@
 """A stream of any length read in a state of constant size: likelihood by position, beside as many raw last tokens.
 
-Every segment is read three times by the same untrained model: with nothing in front, with the last raw tokens, and with
+Every segment is read three times by the same model: with nothing in front, with the last raw tokens, and with
 the state of everything before it. Documents of a source follow each other until there are enough tokens.
 
 Shape legend: N tokens of a segment, K slots of the state.
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from harness import console, documents, name_of, parser, peak_mib, resident_mib, run, start, table, write
+from reading import add_model, model_of
 from rich.progress import track
 
 from r3mem import Backbone, InputError, MemoryState, R3Mem, Segments
@@ -47,9 +48,13 @@ def main() -> None:
     p.add_argument("--decay", type=float, default=0.5, help="factor of a slot's worth for each later segment")
     p.add_argument("--recent", type=float, default=0.125, help="share of the slots for the last positions")
     p.add_argument("--parts", type=int, default=8, help="rows of the table")
+    p.add_argument("--compare-every", type=int, default=1, metavar="N", help="segments between two that are compared")
+    add_model(p)
     args = start(p)
+    if args.compare_every < 1:
+        raise InputError("--compare-every must be at least 1")
     torch.set_flush_denormal(True)
-    backbone = Backbone(args.backbone, args.dtype, lora_rank=0)
+    backbone = model_of(args).backbone
     compressor = SelectedKeyValues(backbone.width, OFFERED, max_slots=args.slots, decay=args.decay, recent=args.recent)
     model = R3Mem(backbone, compressor).eval()
     text = args.text[0]
@@ -72,7 +77,7 @@ def main() -> None:
         total, count = forward_nll(written.scores, piece, piece.lengths_B > 0)
         before, state = state, compressor.next_state(backbone, state, own)
         spent = time.perf_counter() - began
-        if before is None:
+        if before is None or (at // args.segment) % args.compare_every:
             continue
         last = Segments.pad([ids[max(0, at - args.slots) : at + args.segment]])
         rows.append({

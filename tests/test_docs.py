@@ -67,10 +67,10 @@ def test_the_example_compressor_retains_and_recalls(
     assert memory.n_slots < len(ids) and model.recall_ids(memory) == ids
 
 
-def test_the_readme_s_search_gives_back_places_of_the_texts(
+def test_the_search_that_is_shown_gives_back_places_of_the_texts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_backbone: Callable[..., Backbone]
 ) -> None:
-    (block,) = [b for b in blocks("README.md", "python") if b.startswith("# search.py")]
+    (block,) = [b for b in blocks("docs/python.md", "python") if b.startswith("# search.py")]
     (tmp_path / "search_example.py").write_text(block, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     levels = [Level("document", BlankLines(), 64, ratio=8), Level("paragraph", BlankLines(), 32, ratio=RATIO)]
