@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from r3mem.errors import InputError
 from r3mem.text_ids import check_characters
@@ -17,9 +18,11 @@ class Searcher(ABC):
 
     Attributes:
         n_passages: Passages in the index; 0 before :meth:`index`.
+        no_match: Score of a passage in which nothing of the query was found; None where every passage is compared.
     """
 
     n_passages: int = 0
+    no_match: ClassVar[float | None] = None
 
     def index(self, passages: Sequence[str]) -> None:
         """Take in the passages to be searched; they replace those of an earlier call.
