@@ -14,12 +14,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import console, documents, name_of, parser, peak_mib, run, start, table, write
+from harness import console, name_of, parser, peak_mib, run, start, table, write
 from methods import methods, model_of
 
+from datamodules.sources import ReadingOptions, open_source
 from r3mem import Backbone, InputError, R3Mem, TreeMemory
 from r3mem.search import TreeSearch
 from r3mem.search.tree import WAYS
+from r3mem.text_ids import text_ids
 
 SHEET = """# Release sheet
 
@@ -113,6 +115,25 @@ def written(ids: list[int], backbone: Backbone, tokens: int, codes: list[str]) -
     return "".join([*pieces, prose[at:]])
 
 
+def novels(path: str, backbone: Backbone, tokens: int, most: int) -> list[list[int]]:
+    """The first so many token ids of each of a source's first documents that are long enough.
+
+    Raises:
+        InputError: There are too few.
+    """
+    found: list[list[int]] = []
+    for document in open_source(path, ReadingOptions()).documents():
+        # No tokenizer makes of prose fewer than a token in eight characters.
+        ids = text_ids(document.text[FRONT : FRONT + 8 * tokens], backbone.tokenizer)
+        if len(ids) >= tokens:
+            found.append(list(ids[:tokens]))
+        if len(found) == most:
+            return found
+    raise InputError(
+        f"{path}: {len(found)} documents of {tokens} tokens behind the first {FRONT} characters, not {most}"
+    )
+
+
 def code(draw: random.Random) -> str:
     """A code that no novel holds, such as ``KV-4821-x``."""
     letters = "".join(draw.choices("BCDFGHJKLMNPQRSTVWXZ", k=2))
@@ -168,7 +189,7 @@ def main() -> None:
     p.add_argument("--documents", type=int, default=4, help="novels of each text")
     p.add_argument("--leaves", type=int, default=33, help="leaves of a document")
     p.add_argument("--leaf-tokens", type=int, default=256, help="tokens of a leaf")
-    p.add_argument("--codes", type=int, default=16, help="codes in the prose of each document")
+    p.add_argument("--codes", type=int, default=8, help="codes in the prose of each document")
     args = start(p)
     if min(args.documents, args.leaves, args.leaf_tokens) < 1 or args.codes < 2:
         raise InputError("--documents, --leaves and --leaf-tokens must be at least 1, --codes at least 2")
@@ -176,10 +197,9 @@ def main() -> None:
     tokens = args.leaves * args.leaf_tokens
     rows: list[dict[str, Any]] = []
     for text in args.text:
-        novels = documents(text, backbone, args.documents * tokens, skip=FRONT, least=tokens)[: args.documents]
-        draw = random.Random(args.seed)
-        codes = [[code(draw) for _ in range(args.codes)] for _ in novels]
-        whole = [written(ids[:tokens], backbone, tokens, drawn) for ids, drawn in zip(novels, codes, strict=True)]
+        prose, draw = novels(text, backbone, tokens, args.documents), random.Random(args.seed)
+        codes = [[code(draw) for _ in range(args.codes)] for _ in prose]
+        whole = [written(ids, backbone, tokens, drawn) for ids, drawn in zip(prose, codes, strict=True)]
         for compressor, ratio in itertools.product(args.compressors, args.ratio):
             model = model_of(compressor, backbone, ratio, args.leaf_tokens).eval()
             model.calibrate()

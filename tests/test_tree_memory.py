@@ -170,7 +170,7 @@ def test_empty_documents_and_one_memory_for_several(model: Make) -> None:
 
 
 def test_ends_of_an_uneven_tree() -> None:
-    """A leaf above the last level, a level that a branch leaves out, a node that is listed before its left neighbour."""
+    """A leaf above the last level, a branch that leaves a level out, a node listed before its left neighbour."""
     nodes = [
         TreeNode(4, 9, 0, None, 0), TreeNode(0, 4, 0, None, 1),
         TreeNode(4, 6, 1, 0, 0), TreeNode(6, 9, 2, 0, 0), TreeNode(4, 5, 2, 2, 1), TreeNode(5, 6, 2, 2, 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +12,15 @@ from r3mem.recalled_text import texts_of_nodes
 from r3mem.search.base import Searcher
 from r3mem.tree_memory import TreeMemory
 
+#: Most characters by which a text is made longer on either side; text without blanks would be taken whole.
+REST = 32
+_LAST_WORD, _FIRST_WORD = re.compile(r"\S+\Z"), re.compile(r"\S+")
+
 
 class TreeWords:
     """A searcher over the recalled texts of nodes.
+
+    A word that a cut goes through is whole in the texts of both nodes; neither would be found by half a name or number.
 
     The texts are recalled at the first query, and again where trees or level are others. Between queries the
     searcher's index of them is kept, and no text that it does not keep itself.
@@ -55,13 +62,31 @@ class TreeWords:
         nodes, texts = [], list[str]()
         for d, memory in enumerate(memories):
             ends = memory.ends(level)
-            for i, text in zip(ends, texts_of_nodes(self.model, memory, ends), strict=True):
+            for i, text in zip(ends, with_whole_words(texts_of_nodes(self.model, memory, ends)), strict=True):
                 if text.strip():
                     nodes.append((d, i))
                     texts.append(text)
         if texts:
             self.searcher.index(texts)
         self._nodes = nodes
+
+
+def with_whole_words(texts: Sequence[str]) -> list[str]:
+    """Texts that follow each other, each with the rest of the words that it shares with its neighbours.
+
+    Args:
+        texts: The texts; joined they are the whole. The rest of a word is at most :data:`REST` characters.
+    """
+    whole, at, out = "".join(texts), 0, []
+    for text in texts:
+        start, end = at, at + len(text)
+        at = end
+        if text.strip():
+            before = _LAST_WORD.search(whole, max(0, start - REST), start) if not text[0].isspace() else None
+            behind = _FIRST_WORD.match(whole, end, end + REST) if not text[-1].isspace() else None
+            text = (before[0] if before else "") + text + (behind[0] if behind else "")
+        out.append(text)
+    return out
 
 
 def _contents(memory: TreeMemory) -> Any:

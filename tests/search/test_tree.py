@@ -14,6 +14,7 @@ from r3mem.query_template import TEMPLATE, QueryTemplate
 from r3mem.reversible import PositionBinding, ReversibleStack
 from r3mem.search import BM25, RandomOrder, TreeSearch
 from r3mem.search.reciprocal_rank_fusion import reciprocal_ranks
+from r3mem.search.tree_words import with_whole_words
 from tests.tiny_models import WIDTH
 
 TEXTS = [
@@ -41,9 +42,9 @@ def trees(model: R3Mem) -> list[TreeMemory]:
 
 
 def by_words(model: R3Mem, trees: list[TreeMemory], query: str, level: int | None) -> dict[tuple[int, int], float]:
-    """BM25 over the text of each node by itself, best first; nodes without a word of the query are left out."""
+    """BM25 over the texts of the nodes, best first; nodes without a word of the query are left out."""
     nodes = [(d, i) for d, tree in enumerate(trees) for i in tree.ends(level)]
-    texts = [model.recall(trees[d], i) for d, i in nodes]
+    texts = [text for tree in trees for text in with_whole_words([model.recall(tree, i) for i in tree.ends(level)])]
     kept = [(at, text) for at, text in zip(nodes, texts, strict=True) if text.strip()]
     words = BM25()
     words.index([text for _, text in kept])
@@ -57,6 +58,19 @@ def test_by_words_is_bm25_over_the_recalled_texts(model: R3Mem, trees: list[Tree
     expected = by_words(model, trees, QUERY, level)
     assert {(hit.document, hit.node): hit.score for hit in hits} == pytest.approx(expected)
     assert [hit.score for hit in hits] == sorted(expected.values(), reverse=True) and len(hits) > 1
+
+
+def test_a_word_that_a_cut_goes_through_is_whole_on_both_sides() -> None:
+    texts = ["One MARK", "ER", "-7734, ", "two", " \n", "three"]
+    expected = ["One MARKER-7734,", "MARKER-7734,", "MARKER-7734, ", "two", " \n", "three"]
+    assert with_whole_words(texts) == expected
+    assert with_whole_words(["字" * 40, "漢" * 40]) == ["字" * 40 + "漢" * 32, "字" * 32 + "漢" * 40]
+
+
+def test_a_literal_in_two_windows_is_found_by_words(model: R3Mem, trees: list[TreeMemory]) -> None:
+    cut = [i for i in trees[0].leaves if "QX" in (text := model.recall(trees[0], i)) and "QX-0091-b" not in text]
+    hits = TreeSearch(model, by="words").search(trees, "0091")
+    assert len(cut) == 1 and cut[0] in [hit.node for hit in hits] and {hit.document for hit in hits} == {0}
 
 
 def test_both_adds_reciprocal_ranks(model: R3Mem, trees: list[TreeMemory]) -> None:
@@ -132,12 +146,14 @@ def test_trees_of_another_model_and_trees_that_were_changed(model: R3Mem) -> Non
 
 
 def test_another_searcher_of_texts(model: R3Mem, trees: list[TreeMemory]) -> None:
-    leaves = [(d, i) for d, tree in enumerate(trees) for i in tree.leaves if model.recall(tree, i).strip()]
+    texts = [with_whole_words([model.recall(tree, i) for i in tree.leaves]) for tree in trees]
+    leaves = [(d, i, text) for d, tree in enumerate(trees) for i, text in zip(tree.leaves, texts[d], strict=True)]
+    leaves = [(d, i, text) for d, i, text in leaves if text.strip()]
     searcher = RandomOrder(seed=2)
     hits = TreeSearch(model, by="words", words=searcher).search(trees, QUERY, k=100)
-    searcher.index([model.recall(trees[d], i) for d, i in leaves])
-    scores = searcher.scores(QUERY)
-    assert {(hit.document, hit.node): hit.score for hit in hits} == dict(zip(leaves, scores, strict=True))
+    searcher.index([text for *_, text in leaves])
+    expected = {(d, i): score for (d, i, _), score in zip(leaves, searcher.scores(QUERY), strict=True)}
+    assert {(hit.document, hit.node): hit.score for hit in hits} == expected
 
 
 def test_impossible_settings(model: R3Mem) -> None:
