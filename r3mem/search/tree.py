@@ -71,7 +71,7 @@ class TreeSearch:
         template: What stands between a memory and the query; ends with ``{query}``.
         batch: Memories read at a time.
         by: ``likelihood`` of the query given a memory, ``words`` of the recalled texts, or ``both``.
-        words: What searches the texts; None for :class:`BM25`.
+        words: What searches the texts; None for :class:`BM25`. Several threads need one each, or share the search.
     """
 
     def __init__(

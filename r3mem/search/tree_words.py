@@ -51,9 +51,9 @@ class TreeWords:
         """
         with self._guard:
             told = [level, [_contents(memory) for memory in memories]]
-            if told != self._of:
+            if [*told, self.searcher.times_indexed] != self._of:
                 self._index(memories, level)
-                self._of = told
+                self._of = [*told, self.searcher.times_indexed]
             found = self.searcher.scores(query) if self._nodes else []
         return {at: score for at, score in zip(self._nodes, found, strict=True) if score != self.searcher.no_match}
 

@@ -145,6 +145,16 @@ def test_trees_of_another_model_and_trees_that_were_changed(model: R3Mem) -> Non
         search.search([tree], "ticket")
 
 
+def test_a_searcher_that_another_has_indexed_since(model: R3Mem, trees: list[TreeMemory]) -> None:
+    words = BM25()
+    one, other = (TreeSearch(model, by="words", words=words) for _ in range(2))
+    first = one.search(trees, QUERY)
+    assert other.search(trees[:1], QUERY) != first
+    assert one.search(trees, QUERY) == first
+    words.index(["river"] * 7)
+    assert one.search(trees, QUERY) == first
+
+
 def test_another_searcher_of_texts(model: R3Mem, trees: list[TreeMemory]) -> None:
     texts = [with_whole_words([model.recall(tree, i) for i in tree.leaves]) for tree in trees]
     leaves = [(d, i, text) for d, tree in enumerate(trees) for i, text in zip(tree.leaves, texts[d], strict=True)]
