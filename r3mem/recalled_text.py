@@ -8,6 +8,7 @@ it, so that the texts of a level join to the document; alone, such records have 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from r3mem.errors import InputError
@@ -60,20 +61,42 @@ def text_of_tree(model: R3Mem, memory: TreeMemory) -> str:
 
 def text_of_node(model: R3Mem, memory: TreeMemory, index: int) -> str:
     """One node's slice of the document's text; see the head of this file."""
-    tokenizer, node = model.backbone.tokenizer, memory.node(index)
+    memory.node(index)
     check_tree(memory)
     ids = recall_node(model, memory, index)
-    text = decoded(ids, tokenizer, goes_on=node.start > 0)
+    return _slice(model, memory, index, ids)
+
+
+def texts_of_nodes(model: R3Mem, memory: TreeMemory, nodes: Sequence[int]) -> list[str]:
+    """The slices of several nodes, as :func:`text_of_node` gives each; every leaf is recalled once.
+
+    Args:
+        model: The model.
+        memory: The tree.
+        nodes: The nodes.
+    """
+    ids, first = recall_leaves(model, memory), memory.nodes[memory.leaves[0]].start
+    texts = []
+    for index in nodes:
+        start, end = memory.node(index).start - first, memory.node(index).end - first
+        texts.append(_slice(model, memory, index, ids[start:end], ids[max(0, start - BEFORE) : start]))
+    return texts
+
+
+def _slice(model: R3Mem, memory: TreeMemory, index: int, ids: list[int], before: list[int] | None = None) -> str:
+    """The text of a node's token ids; ``before`` are the last few in front of them, None to recall those if needed."""
+    tokenizer, goes_on = model.backbone.tokenizer, memory.nodes[index].start > 0
+    text = decoded(ids, tokenizer, goes_on=goes_on)
     if BROKEN not in text:
         return text
-    lead = _tokens_before(model, memory, index)
-    data = text_bytes(ids, tokenizer, goes_on=node.start > 0)
+    lead = _tokens_before(model, memory, index) if before is None else before
+    data = text_bytes(ids, tokenizer, goes_on=goes_on)
     if data is None:
         return text
-    before = text_bytes(lead, tokenizer, goes_on=True) or b""
+    ahead = text_bytes(lead, tokenizer, goes_on=True) or b""
     if data[0] & 0xC0 == 0x80:
         # The character begins before the node: its bytes from the first on.
-        data = before[max((i for i, byte in enumerate(before) if byte & 0xC0 != 0x80), default=0) :] + data
+        data = ahead[max((i for i, byte in enumerate(ahead) if byte & 0xC0 != 0x80), default=0) :] + data
     try:
         return codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError as error:

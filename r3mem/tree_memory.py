@@ -63,8 +63,7 @@ class TreeMemory(ByContent):
     @property
     def leaves(self) -> list[int]:
         """Nodes that no other node refines, in document order: together they hold the whole document."""
-        parents = {node.parent for node in self.nodes}
-        return sorted((i for i in range(len(self.nodes)) if i not in parents), key=lambda i: self.nodes[i].start)
+        return self.ends(None)
 
     @property
     def n_tokens(self) -> int:
@@ -93,6 +92,23 @@ class TreeMemory(ByContent):
         if index is not None:
             self.node(index)
         return [i for i, node in enumerate(self.nodes) if node.parent == index]
+
+    def ends(self, level: int | None) -> list[int]:
+        """Nodes where a way down to a level ends, in document order: those of the level, and leaves above it.
+
+        Together they hold the whole document.
+
+        Args:
+            level: The level; None for the leaves.
+        """
+        parents, below, found = {node.parent for node in self.nodes}, set[int | None](), list[int]()
+        for i, node in enumerate(self.nodes):
+            if node.parent in below:
+                below.add(i)
+            elif node.level == level or i not in parents:
+                found.append(i)
+                below.add(i)
+        return sorted(found, key=lambda i: self.nodes[i].start)
 
     def node(self, index: int) -> TreeNode:
         """One node.

@@ -15,7 +15,7 @@ from r3mem.compressors import EdgePool, SelectedKeyValues, VirtualTokens
 from r3mem.hierarchy import BlankLines, Document, FixedWindows, Hierarchy, Level, MultiLevel, Refined
 from r3mem.reversible import PositionBinding, ReversibleStack
 from r3mem.search.tree import TreeSearch
-from r3mem.tree_memory import TreeMemory
+from r3mem.tree_memory import TreeMemory, TreeNode
 from tests.tiny_models import WIDTH, awaken_adapters, same_memory
 
 TEXT = "\n\n".join(f"Paragraph {i}: " + "naïve words, 24 €. " * (i % 3 + 1) for i in range(6))
@@ -167,6 +167,17 @@ def test_empty_documents_and_one_memory_for_several(model: Make) -> None:
     documents = [Document.of("One.", made.backbone.tokenizer)] * 2
     with pytest.raises(InputError, match="single document"):
         made.retain_tree(documents, made.retain_tree("Zero."))
+
+
+def test_ends_of_an_uneven_tree() -> None:
+    """A leaf above the last level, a branch that leaves a level out, a node listed before its left neighbour."""
+    nodes = [
+        TreeNode(4, 9, 0, None, 0), TreeNode(0, 4, 0, None, 1),
+        TreeNode(4, 6, 1, 0, 0), TreeNode(6, 9, 2, 0, 0), TreeNode(4, 5, 2, 2, 1), TreeNode(5, 6, 2, 2, 2),
+    ]  # fmt: skip
+    tree = TreeMemory(nodes, [])
+    assert tree.ends(None) == tree.ends(2) == tree.leaves == [1, 4, 5, 3]
+    assert tree.ends(0) == [1, 0] and tree.ends(1) == [1, 2, 3]
 
 
 class TestSearch:

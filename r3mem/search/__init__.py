@@ -1,10 +1,11 @@
-"""Search: passages ranked for a query, by memory alone or by their text."""
+"""Search: passages ranked for a query, by memory alone, by their text, or by both."""
 
 from r3mem.search.base import Searcher
 from r3mem.search.bm25 import BM25
 from r3mem.search.embeddings import Embeddings
 from r3mem.search.query_likelihood import QueryLikelihood
 from r3mem.search.random_order import RandomOrder
+from r3mem.search.reciprocal_rank_fusion import ReciprocalRankFusion
 from r3mem.search.text_likelihood import TextLikelihood
 from r3mem.search.tree import Hit, TreeSearch
 
@@ -14,6 +15,7 @@ __all__ = [
     "Hit",
     "QueryLikelihood",
     "RandomOrder",
+    "ReciprocalRankFusion",
     "Searcher",
     "TextLikelihood",
     "TreeSearch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from r3mem.errors import InputError
 from r3mem.text_ids import check_characters
@@ -17,9 +18,13 @@ class Searcher(ABC):
 
     Attributes:
         n_passages: Passages in the index; 0 before :meth:`index`.
+        times_indexed: Calls of :meth:`index` so far; tells who shares a searcher that another has indexed since.
+        no_match: Score of a passage in which nothing of the query was found; None where every passage is compared.
     """
 
     n_passages: int = 0
+    times_indexed: int = 0
+    no_match: ClassVar[float | None] = None
 
     def index(self, passages: Sequence[str]) -> None:
         """Take in the passages to be searched; they replace those of an earlier call.
@@ -33,6 +38,7 @@ class Searcher(ABC):
             InputError: There is none, or one is empty or blank.
         """
         self.n_passages = 0
+        self.times_indexed += 1
         if isinstance(passages, str):
             raise InputError("passages is one string; give a list of passages")
         if not isinstance(passages, list | tuple):

@@ -20,6 +20,8 @@ class BM25(Searcher):
         b: Weight of a passage's length, 0 to 1.
     """
 
+    no_match = 0.0
+
     def __init__(self, stopwords: str | None = "english", k1: float = 1.5, b: float = 0.75) -> None:
         if k1 < 0 or not 0 <= b <= 1:
             raise ConfigError(f"BM25 with k1 {k1} and b {b} is not possible: k1 is at least 0, b from 0 to 1")

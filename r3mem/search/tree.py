@@ -1,4 +1,4 @@
-"""Search down the trees of stored documents by query likelihood; what is found is recalled by running backward.
+"""Search down the trees of stored documents by query likelihood, by the words of recalled texts, or by both.
 
 Shape legend: B nodes, N query tokens, K virtual tokens, V vocabulary.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
@@ -17,13 +18,20 @@ from r3mem.model import R3Mem
 from r3mem.objectives import log_likelihood
 from r3mem.query_template import TEMPLATE, QueryTemplate
 from r3mem.reach import positions_read
-from r3mem.search.base import check_text
+from r3mem.search.base import Searcher, check_text
+from r3mem.search.bm25 import BM25
+from r3mem.search.reciprocal_rank_fusion import reciprocal_ranks
+from r3mem.search.tree_words import TreeWords
 from r3mem.segment_model import joined
 from r3mem.tree_memory import TreeMemory
 from r3mem.whole_numbers import check_whole, whole_number
 
 # Most query tokens that are read at a time, over all memories of a batch.
 BATCH_TOKENS = 8192
+#: What a search may rank by.
+WAYS = ("likelihood", "words", "both")
+#: Scores by document and node.
+Scored: TypeAlias = dict[tuple[int, int], float]
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,8 @@ class Hit:
     Attributes:
         document: Number of the document.
         node: Index of the node in the document's tree.
-        score: ``log p(query | memory of the node)``, nats.
+        score: What the search ranks by: ``log p(query | memory of the node)`` in nats, the score of its words, or with
+            both the sum of its reciprocal ranks.
     """
 
     document: int
@@ -47,36 +56,61 @@ class TreeSearch:
     ```
     level 0    a   B   C   d        all of them are scored; B and C are the best two
     level 1      e F   g H          only their children are
-    level 2       i J   K           J and K are found
+    level 2       i J   K           i, J and K are found
     ```
+
+    Likelihood finds what a question is about, words find a name or number letter by letter. Words need the texts:
+    they are recalled from the memories at the first query, and an index of their words is kept for the next.
+
+    ``both`` fuses the two rankings (:class:`ReciprocalRankFusion`). The best ``beam`` nodes by words are read too,
+    wherever they stand. A node without a word of the query has a rank by likelihood alone.
 
     Args:
         model: The model that made the memories.
         beam: Nodes of each level whose children are looked at; the more, the surer and the slower.
         template: What stands between a memory and the query; ends with ``{query}``.
         batch: Memories read at a time.
+        by: ``likelihood`` of the query given a memory, ``words`` of the recalled texts, or ``both``.
+        words: What searches the texts; None for :class:`BM25`. Several threads need one each, or share the search.
     """
 
-    def __init__(self, model: R3Mem, beam: int = 8, template: str = TEMPLATE, batch: int = 32) -> None:
+    def __init__(
+        self,
+        model: R3Mem,
+        beam: int = 8,
+        template: str = TEMPLATE,
+        batch: int = 32,
+        by: str = "likelihood",
+        words: Searcher | None = None,
+    ) -> None:
         check_whole(beam=beam, batch=batch)
         QueryTemplate(template)  # Refuses one that cannot serve.
         if beam < 1 or batch < 1:
             raise ConfigError(f"beam {beam} and batch {batch} must be at least 1")
-        self.model, self.beam, self.template, self.batch = model, beam, template, batch
+        if by not in WAYS:
+            raise ConfigError(f"by {by!r} is not possible: search by {', '.join(map(repr, WAYS))}")
+        if words is not None and not isinstance(words, Searcher):
+            raise ConfigError(f"words is a Searcher, not {type(words).__name__}: give one such as BM25('german')")
+        if words is not None and by == "likelihood":
+            raise ConfigError("words has no use in a search by likelihood: leave it out, or search by 'both'")
+        self.model, self.beam, self.template, self.batch, self.by = model, beam, template, batch, by
+        self.words = BM25() if words is None else words
+        self._tree_words = TreeWords(model, self.words)
 
     @torch.no_grad()
     def search(self, memories: Sequence[TreeMemory], query: str, k: int = 5, level: int | None = None) -> list[Hit]:
-        """The nodes under which a query is most likely, best first.
+        """The nodes that fit a query best, best first.
 
         Args:
             memories: Documents to search.
             query: What is searched for.
-            k: How many nodes.
+            k: How many nodes; by words there are fewer where fewer hold a word of the query.
             level: Level at which to stop; None goes down to the leaves.
 
         Raises:
             InputError: No documents, or an empty query.
             FingerprintError: A memory was made by another backbone or stack.
+            RecallError: By words or both, if a text cannot be given back exactly.
         """
         check_text(query, "the query")
         if not isinstance(memories, list | tuple) or not all(isinstance(memory, TreeMemory) for memory in memories):
@@ -88,24 +122,42 @@ class TreeSearch:
         depth = max(len(memory.levels) for memory in memories)
         if level is not None and not 0 <= whole_number(level, "level") < depth:
             raise InputError(f"level {level} is not there: these trees have {depth}, 0 to {depth - 1}")
+        if self.by == "words":
+            found = self._tree_words.scores(memories, query, level)
+        elif self.by == "likelihood":
+            found = self._likelihoods(memories, query, level, k, {})
+        else:
+            found = self._fused(memories, query, level, k)
+        return [Hit(d, i, score) for (d, i), score in _best_first(found)[:k]]
+
+    def _fused(self, memories: Sequence[TreeMemory], query: str, level: int | None, k: int) -> Scored:
+        """Sums of the reciprocal ranks by words and by likelihood, of every node that was read."""
+        words = self._tree_words.scores(memories, query, level)
+        read = self._likelihoods(memories, query, level, k, words)
+        by_words = dict(zip(words, reciprocal_ranks(list(words.values())), strict=True))
+        by_likelihood = reciprocal_ranks(list(read.values()))
+        return {at: share + by_words.get(at, 0.0) for at, share in zip(read, by_likelihood, strict=True)}
+
+    def _likelihoods(
+        self, memories: Sequence[TreeMemory], query: str, level: int | None, k: int, words: Scored
+    ) -> Scored:
+        """Log-likelihoods of the nodes that the way down ends at, and of the best by words."""
         template, tokenizer = QueryTemplate(self.template), self.model.backbone.tokenizer
         given = template.given(tokenizer)
         asked = given + template.scored(tokenizer, query)
         self._check_fits(memories, query, len(asked))
+        width = max(self.beam, k)
+        ends = {(d, i) for d, memory in enumerate(memories) for i in memory.ends(level)}
         front = [(d, i) for d, memory in enumerate(memories) for i in memory.children(None)]
-        found: list[Hit] = []
+        found: Scored = {}
         while front:
-            best = sorted(self._scored(memories, front, asked, len(given)), key=lambda hit: -hit.score)
-            best = best[: max(self.beam, k)]
-            front = []
-            for hit in best:
-                tree = memories[hit.document]
-                children = tree.children(hit.node)
-                if not children or tree.nodes[hit.node].level == level:
-                    found.append(hit)
-                else:
-                    front += [(hit.document, child) for child in children]
-        return sorted(found, key=lambda hit: -hit.score)[:k]
+            scored = {(hit.document, hit.node): hit.score for hit in self._scored(memories, front, asked, len(given))}
+            found |= {at: score for at, score in scored.items() if at in ends}
+            inner = [at for at, _ in _best_first(scored)[:width] if at not in ends]
+            front = [(d, child) for d, i in inner for child in memories[d].children(i)]
+        missed = [at for at, _ in _best_first(words)[:width] if at not in found]
+        extra = self._scored(memories, missed, asked, len(given))
+        return found | {(hit.document, hit.node): hit.score for hit in extra}
 
     def _check_fits(self, memories: Sequence[TreeMemory], query: str, n_asked: int) -> None:
         """Refuse a query that does not fit behind the largest memory of a level, before anything is read."""
@@ -121,7 +173,7 @@ class TreeSearch:
             self.model.backbone.check_fits(
                 positions + n_asked,
                 f"a memory of {positions} positions and a query of {n_asked} tokens with its template",
-                f"shorten the query of {len(query):,} characters",
+                f"shorten the query of {len(query):,} characters, or search by 'words'",
             )
 
     def _scored(
@@ -142,3 +194,7 @@ class TreeSearch:
                     scores_B = log_likelihood(self.model.scores(query, joined(states)), query, given).tolist()
                     hits += [Hit(d, i, score) for (d, i), score in zip(part, scores_B, strict=True)]
         return hits
+
+
+def _best_first(scored: Scored) -> list[tuple[tuple[int, int], float]]:
+    return sorted(scored.items(), key=lambda item: -item[1])

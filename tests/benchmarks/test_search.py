@@ -132,3 +132,22 @@ def test_a_file_of_another_form_is_one_clear_line(tmp_path: Path) -> None:
     printed = " ".join(done.stdout.split())
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "line 1: not a question with paragraphs" in printed
+
+
+def test_literals(tmp_path: Path, backbone_folder: Path) -> None:
+    """One novel of short sentences; what is asked for letter by letter is found by words, and so by both."""
+    novel = tmp_path / "novel.txt"
+    novel.write_text("".join(f"Then word{i} came, and it was day. " for i in range(3000)), encoding="utf-8")
+    result = tmp_path / "result.json"
+    done = run(
+        tmp_path, "--text", str(novel), "--backbone", str(backbone_folder), "--ratio", "4", "--documents", "1",
+        "--leaves", "20", "--leaf-tokens", "128", "--codes", "3", "--json", str(result), script="literals.py",
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
+    rows = {(row["asked"], row["method"]): row for row in json.loads(result.read_text())["rows"]}
+    assert len(rows) == 9 and all(18 <= row["leaves"] <= 20 for row in rows.values())
+    for (asked, method), row in rows.items():
+        assert row["queries"] == (3 if asked == "code in the prose" else 5)
+        assert 0 <= row["hit@1"] <= row["hit@5"] <= 1 and row["hit@1"] <= row["mrr"] <= 1
+        if asked == "code in the prose" and method != "likelihood":
+            assert row["hit@1"] == 1
