@@ -90,7 +90,7 @@ class R3Mem(SegmentModel):
             # What each text of a group remembers is held while they advance: so a group is no larger than a pass.
             for group in token_batches([self._held(segments) for segments in cut], batch_tokens):
                 mine, earlier_of = [cut[row] for row in group], [before[row] for row in group]
-                for number, part in self._records(mine, earlier_of, precision, batch_tokens):
+                for number, part in self._records(mine, earlier_of, precision, batch_tokens, self.ratio):
                     row = group[number]
                     # Of the last records two are kept: an open one is written again with the one before it.
                     kept[row] = [*kept[row], part] if records == "all" else [*kept[row], part][-2:]
@@ -165,7 +165,8 @@ class R3Mem(SegmentModel):
         if isinstance(texts, str) or not isinstance(texts, list | tuple) or not texts:
             raise InputError("no texts to retain: give a list of token ids of at least one text")
         rows = [given_ids(ids, f"text {i} of {len(texts)}") for i, ids in enumerate(texts)]
-        return self._records(self._cut(rows), self._before(memories, len(rows), precision), precision, batch_tokens)
+        before = self._before(memories, len(rows), precision)
+        return self._records(self._cut(rows), before, precision, batch_tokens, self.ratio)
 
     def _cut(self, rows: Sequence[Sequence[int]]) -> list[list[Cut]]:
         """The segments of texts.
@@ -192,10 +193,11 @@ class R3Mem(SegmentModel):
 
     @torch.no_grad()
     def _records(
-        self, cut: list[list[Cut]], memories: Sequence[Memory | None], precision: Precision, batch_tokens: int
-    ) -> Iterator[tuple[int, Memory]]:
+        self, cut: list[list[Cut]], memories: Sequence[Memory | None], precision: Precision, batch_tokens: int,
+        ratio: int,
+    ) -> Iterator[tuple[int, Memory]]:  # fmt: skip
         """Compress the segments of texts in step; see `retain_stream`."""
-        ratio, states = self.ratio, [None if m is None else self.state(m) for m in memories]
+        states = [None if m is None else self.state(m) for m in memories]
         begins = [0 if m is None else m.begins + m.n_tokens for m in memories]
         for t in range(max(map(len, cut))):
             active = [row for row, segments in enumerate(cut) if t < len(segments)]
@@ -299,7 +301,7 @@ class R3Mem(SegmentModel):
         if whole_number(batch, "batch") < 1:
             raise InputError(f"batch {batch} is not possible: recall at least 1 segment at a time")
         ids: list[int] = []
-        with self.at_ratio(None), evaluating(self):
+        with self.at_ratio_of(memory), evaluating(self):
             self.check(memory)
             for start in range(0, len(memory.lengths_T), batch):
                 part = slice(start, start + batch)

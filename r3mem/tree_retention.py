@@ -141,8 +141,7 @@ def check_tree(memory: TreeMemory) -> None:
 
 def recall_node(model: R3Mem, memory: TreeMemory, index: int) -> list[int]:
     """Token ids of one node's segment; see :meth:`r3mem.model.R3Mem.recall`."""
-    with model.at_ratio(memory.levels[memory.nodes[index].level].ratio):
-        return model.recall_ids(memory.memory(index))
+    return model.recall_ids(memory.memory(index))
 
 
 def recall_leaves(model: R3Mem, memory: TreeMemory) -> list[int]:
@@ -153,13 +152,10 @@ def recall_leaves(model: R3Mem, memory: TreeMemory) -> list[int]:
     """
     check_tree(memory)
     leaves, ids = memory.leaves, {}
-    for level, records in enumerate(memory.levels):
+    for level in range(len(memory.levels)):
         mine = [i for i in leaves if memory.nodes[i].level == level]
         if mine:
-            with model.at_ratio(records.ratio):
-                wanted = side_by_side([memory.memory(i) for i in mine])
-                flat = model.recall_ids(wanted)
-            at = 0
+            flat, at = model.recall_ids(side_by_side([memory.memory(i) for i in mine])), 0
             for i in mine:
                 n_tokens = memory.nodes[i].end - memory.nodes[i].start
                 ids[i], at = flat[at : at + n_tokens], at + n_tokens
