@@ -20,6 +20,7 @@ from r3mem.given_texts import Text, given_ids, given_texts, text_of_file
 from r3mem.hierarchy import Document
 from r3mem.memory import Memory, MemoryState, Segments, slots_needed
 from r3mem.open_record import last_records, reopened
+from r3mem.progress import Progress
 from r3mem.reading import continue_prompts
 from r3mem.recalled_text import bytes_of_memory, text_of_memory, text_of_node, text_of_tree
 from r3mem.reversible.quantise import Precision
@@ -51,6 +52,8 @@ class R3Mem(SegmentModel):
         batch_tokens: int = BATCH_TOKENS,
     ) -> Any:
         """Compress a text, or several at once, into virtual memory tokens.
+
+        How far a long call is goes to Python's ``logging``, every ten seconds at level INFO (`r3mem.progress`).
 
         Args:
             text: A string, token ids, or a list of either. Control strings in a text are text, as all of it is.
@@ -87,6 +90,7 @@ class R3Mem(SegmentModel):
                 rows.append([*opened, *self.tokens(given, tail)])
             before = [parts[0] if parts else None for parts in kept]
             cut = self._cut(rows)
+            told = Progress("retain", sum(map(len, cut)), "segments")
             # What each text of a group remembers is held while they advance: so a group is no larger than a pass.
             for group in token_batches([self._held(segments) for segments in cut], batch_tokens):
                 mine, earlier_of = [cut[row] for row in group], [before[row] for row in group]
@@ -94,6 +98,7 @@ class R3Mem(SegmentModel):
                     row = group[number]
                     # Of the last records two are kept: an open one is written again with the one before it.
                     kept[row] = [*kept[row], part] if records == "all" else [*kept[row], part][-2:]
+                    told.advance()
         memories = [Memory.join(parts) for parts in kept]
         if records == "last":
             memories = [m.part(*last_records(self, m)) for m in memories]
@@ -130,7 +135,9 @@ class R3Mem(SegmentModel):
         """What each text goes on from, checked."""
         if memory is None:
             return [None] * n_texts
-        before: list[Memory | None] = [memory] if isinstance(memory, Memory) else _listed(memory)
+        if not isinstance(memory, Memory | list | tuple):
+            raise InputError(f"a memory of a text is a Memory, not {type(memory).__name__}: retain gives one")
+        before: list[Memory | None] = [memory] if isinstance(memory, Memory) else list(memory)
         if len(before) != n_texts:
             raise InputError(f"{n_texts} texts but {len(before)} memories; give one memory per text or none")
         for earlier in before:
@@ -393,14 +400,3 @@ class R3Mem(SegmentModel):
             Address of the commit.
         """
         return saving.push(self, repo_id, options)
-
-
-def _listed(memories: Any) -> list[Any]:
-    """Memories as a list.
-
-    Raises:
-        InputError: They are no list.
-    """
-    if not isinstance(memories, list | tuple):
-        raise InputError(f"a memory of a text is a Memory, not {type(memories).__name__}: retain gives one")
-    return list(memories)

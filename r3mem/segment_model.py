@@ -191,8 +191,9 @@ class SegmentModel(Switched):
     def at_ratio(self, ratio: int | None) -> Iterator[None]:
         """Inside, compress at another ratio, in this thread alone; None is the ratio there is.
 
-        Memories that exist are read and recalled at their own ratio, inside and outside. A ratio that another thread sets meanwhile changes nothing inside. The decoder of another ratio is in the mode
-        (training or not) that the model's own has at the beginning.
+        Memories that exist are read and recalled at their own ratio, inside and outside. A ratio that another thread
+        sets meanwhile changes nothing inside. The decoder of another ratio is in the mode (training or not) that the
+        model's own has at the beginning.
 
         Raises:
             ConfigError: The decoder cannot work at that ratio.

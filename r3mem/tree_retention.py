@@ -13,6 +13,7 @@ from r3mem.errors import InputError, RecallError
 from r3mem.hierarchy import MemoryTree
 from r3mem.memory import Memory, MemoryState, Segments
 from r3mem.memory_parts import side_by_side
+from r3mem.progress import Progress
 from r3mem.reversible.quantise import Precision
 from r3mem.token_batches import BATCH_TOKENS, token_batches
 from r3mem.tree_memory import TreeMemory, TreeNode
@@ -43,6 +44,7 @@ def retain_trees(
     found: list[list[list[Memory]]] = [[[] for _ in model.hierarchy.ratios] for _ in trees]
     places: list[dict[int, int]] = [{} for _ in trees]
     states: dict[tuple[int, int], MemoryState] = {}
+    told = Progress("retain_tree", sum(len(tree.nodes) for tree in trees), "nodes")
     for level, ratio in enumerate(model.hierarchy.ratios):
         with model.at_ratio(ratio):
             waiting = [(d, i) for d, tree in enumerate(trees) for i, n in enumerate(tree.nodes) if n.level == level]
@@ -60,6 +62,7 @@ def retain_trees(
                         # As `SegmentModel.state` gives it of the record: not more slots than a state may hold.
                         states[at] = model.compressor.next_state(model.backbone, None, state)
                         records[at] = replace(record, begins=trees[at[0]].nodes[at[1]].start)
+                    told.advance(len(batch))
             for d, tree in enumerate(trees):
                 for i, node in enumerate(tree.nodes):
                     if node.level == level:
