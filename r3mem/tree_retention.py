@@ -1,4 +1,4 @@
-"""Compression of whole trees, level by level from the top, and recall of single nodes (DESIGN 3.4).
+"""Compression of whole trees, level by level from the top, and recall of single nodes (docs/method.md, Refinement).
 
 Shape legend: B batch, K virtual tokens, D width.
 """

@@ -42,7 +42,7 @@ class Hit:
 
 
 class TreeSearch:
-    """Walks down from the document level, keeping the best ``beam`` nodes of each level (DESIGN 3.4).
+    """Walks down from the document level, keeping the best ``beam`` nodes of each level (docs/hierarchy.md).
 
     ```
     level 0    a   B   C   d        all of them are scored; B and C are the best two
