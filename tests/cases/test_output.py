@@ -52,15 +52,14 @@ def test_a_run_into_a_file_tells_its_phases_and_its_progress(
 )
 def test_other_commands_tell_batches(
     arguments: Callable[..., list[str]],
-    tmp_path: Path,
+    fitted: Path,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
     command: str,
     word: str,
     phase: str,
 ) -> None:
-    main(arguments("fit", "run", "--trainer.max_steps=1"))
-    last = f"--ckpt_path={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}"
+    last = f"--ckpt_path={fitted / 'checkpoints' / 'last.ckpt'}"
     capfd.readouterr()
     caplog.clear()
     main([a for a in arguments(command, "other", last) if "progress_bar" not in a])
