@@ -15,9 +15,10 @@ from r3mem.compressors import SelectedKeyValues, VirtualTokens
 from r3mem.hierarchy import FixedWindows, Flat, Level, MultiLevel
 from r3mem.memory import Segments
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
+from r3mem.search import TreeSearch
 from r3mem.segment_model import joined
 from tests.cases.conftest import spaced_tokenizer
-from tests.tiny_models import RATIO, SEGMENT, TEXT, WIDTH, tiny_model
+from tests.tiny_models import RATIO, SEGMENT, TEXT, WIDTH, tiny_model, tiny_r3mem
 
 GREEDY: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}
 
@@ -123,6 +124,7 @@ def test_a_tree_too_large_is_read_at_a_coarser_level(levelled: R3Mem, read: list
     assert read[-1].mask_BK.sum() == tree.levels[0].n_slots
 
 
+@pytest.mark.filterwarnings("ignore:this memory holds")
 @pytest.mark.parametrize("kind", ["model", "selected"])
 @torch.no_grad()
 def test_a_memory_is_read_at_its_own_ratio(kind: str, request: pytest.FixtureRequest) -> None:
@@ -152,12 +154,20 @@ def test_memories_of_a_ratio_that_a_model_cannot_have_are_refused(tiny_backbone:
         stack = ReversibleStack([PositionBinding(WIDTH, ratio, 0.5), AttentionCoupling(WIDTH, ratio)])
         return R3Mem(tiny_backbone(), VirtualTokens(WIDTH, ratio, 2, 1), stack, Flat(SEGMENT)).eval()
 
-    model, memory = tied(4), tied(8).retain(TEXT)
-    for call in (model.state, model.recall, lambda memory: model.generate("go", memory)):
-        with pytest.raises(
-            FingerprintError, match=r"ratio 8, .* at 4 here and cannot work at that one .*tied to ratio 4"
-        ):
-            call(memory)
+    model, maker = tied(4), tied(8)
+    memory, tree = maker.retain(TEXT), maker.retain_tree(TEXT)
+    for call in (
+        lambda: model.state(memory), lambda: model.recall(memory), lambda: model.generate("go", memory),
+        lambda: model.recall(tree), lambda: model.generate("go", tree), lambda: TreeSearch(model).search([tree], "go"),
+    ):  # fmt: skip
+        with pytest.raises(FingerprintError, match=r"ratio 8, .* at 4 here and cannot work at .*tied to ratio 4"):
+            call()
+    # A tree of a ratio that the model can have is searched at it, whatever ratio the model is at.
+    free = tiny_r3mem(tiny_backbone())
+    other = free.retain_tree(TEXT)
+    hits = TreeSearch(free).search([other], "go")
+    with free.at_ratio(8):
+        assert TreeSearch(free).search([other], "go") == hits and free.recall(other) == TEXT
 
 
 def test_what_is_not_read_at_its_own_ratio(model: R3Mem) -> None:
