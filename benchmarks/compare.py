@@ -58,7 +58,7 @@ def parsed() -> argparse.Namespace:
     )
     p.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     p.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "compare", help="where files go")
-    p.add_argument("--list", action="store_true", help="tell what would be run and how long it takes, and leave")
+    p.add_argument("--list", action="store_true", help="show what would be run and how long it takes; run nothing")
     p.add_argument("--text", nargs="+", default=None, metavar="PATH", help="of the tasks on text; needed unless smoke")
     p.add_argument("--backbone", default=None, help="of the tasks on text: hub id, folder, .gguf file or wheel:PACKAGE")
     p.add_argument("--dtype", default=None, help="precision of that backbone")
@@ -146,7 +146,7 @@ def _figures(value: Any, place: str) -> Iterator[tuple[str, float]]:
 
 
 def tell(runs: list[Run], jobs: int) -> None:
-    """What would be run, and how long it takes."""
+    """Show which runs would be made, and how long they take."""
     rows: list[dict[str, Any]] = []
     total, unknown = 0.0, 0
     for one in runs:
@@ -157,10 +157,14 @@ def tell(runs: list[Run], jobs: int) -> None:
             "task": one.task, "method": one.method, "seed": one.seed, "state": state,
             "seconds": None if seconds is None else round(seconds),
         })  # fmt: skip
-    table(f"Runs, to {runs[0].folder}", rows, ("method", "task", "seed", "state", "seconds"))
+    table(f"Runs; results are written to {runs[0].folder}", rows, ("method", "task", "seed", "state", "seconds"))
     todo = sum(not one.done for one in runs)
-    unsure = f" and {unknown} of which nothing is known" if unknown else ""
-    console.print(f"{todo} to do: some {total / jobs / 60:.0f} minutes{unsure}", highlight=False)
+    told = [f"Still to be made: {todo} of {len(runs)} runs."]
+    if todo > unknown:
+        told.append(f"Time for {todo - unknown} of them: about {math.ceil(total / jobs / 60)} min, with --jobs {jobs}.")
+    if unknown:
+        told.append(f"Time for {unknown} of them: not known, because no run of their tasks has finished.")
+    console.print(" ".join(told), highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -37,12 +37,12 @@ transformers_logging.disable_progress_bar()
 console = Console(width=None if sys.stdout.isatty() else 170)
 
 
-def _commit() -> str:
-    """The commit of the code; marked where the tree differs from it."""
+def commit_of(root: Path) -> str:
+    """The commit of a checkout's code; marked where the tree differs from it."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
+            cwd=root, capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -50,7 +50,7 @@ def _commit() -> str:
 
 
 # Of the code as it was loaded, not as it is when the figures are written.
-COMMIT = _commit()
+COMMIT = commit_of(ROOT)
 DEFAULT_TEXT = "stdlib:pydoc_data.topics"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from r3mem.errors import InputError
+from r3mem.no_text import HEAD, is_pdf, refusal
 
 COMPRESSIONS = (".gz", ".xz")
 
@@ -29,22 +30,24 @@ def read_lines(path: Path) -> Iterator[str]:
         path: A text file, or one compressed by gzip or xz.
 
     Raises:
-        InputError: If a byte is not UTF-8 (with its offset), or the compressed data is damaged.
+        InputError: It is a picture, a PDF or otherwise no text, a byte is not UTF-8 (with its offset), or the
+            compressed data is damaged.
     """
     compressed = path.suffix.lower() in COMPRESSIONS
     offset = 0
     try:
         with _open_bytes(path) as file:
             for line in file:
+                if offset == 0 and is_pdf(line):
+                    raise InputError(refusal(path, line[:HEAD]))
                 try:
                     text = line.decode("utf-8")
                 except UnicodeDecodeError as error:
-                    bad = offset + error.start
-                    unpacked = " of the unpacked text" if compressed else ""
-                    raise InputError(
-                        f"{path}: byte 0x{line[error.start]:02x} at byte offset {bad}{unpacked} is not UTF-8; convert "
-                        "the file first, for example: iconv -f ISO-8859-1 -t UTF-8"
-                    ) from error
+                    where = " of the unpacked text" if compressed else ""
+                    with _open_bytes(path) as again:
+                        head = again.read(HEAD)
+                    wrong = refusal(path, head, line[error.start], offset + error.start, where)
+                    raise InputError(wrong) from error
                 offset += len(line)
                 yield text
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:

@@ -80,6 +80,13 @@ UNKNOWN = (
 )
 
 
+# What it says of settings that are needed and not there.
+REQUIRED = (
+    r"the following arguments are required: (?P<names>[\w., ]+)",
+    r"[Kk]ey ['\"](?P<names>[\w.]+)['\"] is required",
+)
+
+
 class Parser(LightningArgumentParser):
     """Says in one line what is wrong with the settings, and what would be right."""
 
@@ -107,6 +114,13 @@ class Parser(LightningArgumentParser):
             if not near and owner and known:
                 advice = f"it takes {', '.join(known)}"
             return f"unknown setting {name!r}{where}: {advice}"
+        missing = next(filter(None, (re.search(pattern, message) for pattern in REQUIRED)), None)
+        if missing:
+            commands = "|".join(LightningCLI.subcommands())
+            names = re.sub(rf"\b(?:{commands})\.", "", missing["names"])
+            return (
+                f"not set: {names}; add a file that sets them, such as --config configs/model/selected_key_values.yaml"
+            )
         return message
 
 

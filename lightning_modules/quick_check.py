@@ -1,4 +1,4 @@
-"""Mistyped settings of the command line, found before anything heavy is imported.
+"""Mistyped settings of the command line, and none at all, found before anything heavy is imported.
 
 Names are read from the sources of the classes whose arguments they are. What only a parser can know, such as the
 arguments of a ``class_path``, is left to it: what is refused here is certainly unknown.
@@ -51,7 +51,7 @@ def wrong(command: str, arguments: Sequence[str]) -> str | None:
             # Somebody may leave out the first word of a setting.
             owners = [group for group in CLASSES if first in names_of(group)]
             return _unknown(first, f"{owners[0]}.{first}" if owners else near)
-    return None
+    return None if _has_settings(arguments) else _nothing_given(command)
 
 
 @cache
@@ -78,6 +78,26 @@ def names_of(group: str) -> frozenset[str]:
 
 def _options(arguments: Sequence[str]) -> Iterator[str]:
     return (a.split("=")[0].rstrip("+") for a in arguments if a.startswith("--") and len(a) > 2)
+
+
+def _has_settings(arguments: Sequence[str]) -> bool:
+    """Whether a model may be described, in a file or in arguments; or help is asked for."""
+    words = [argument.split("=")[0] for argument in arguments]
+    return any(word in ("-h", "--help", "-c", "--config") or word.startswith(("--model", "-c")) for word in words)
+
+
+def _nothing_given(command: str) -> str:
+    if command == "fit":
+        return f"fit needs settings: give files of them with --config, such as --config {_example()}"
+    return f"{command} needs the settings of a model: give the --config files of its training, and --ckpt_path"
+
+
+def _example() -> str:
+    """A whole training as a file that comes with the package; as short as the working folder allows."""
+    found = importlib.util.find_spec("configs")
+    folder = Path(next(iter(found.submodule_search_locations or ()), "configs") if found else "configs")
+    file = folder / "experiment" / "quickstart.yaml"
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
 def _unknown(name: str, near: str | None) -> str:

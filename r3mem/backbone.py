@@ -6,7 +6,7 @@ layers are, how a mask travels) is found by structure, and an architecture that 
 Shape legend: B batch, P prefix, N text tokens, K write slots, S = P + N + K positions of one pass, D width,
 V vocabulary, W numbers of one position's keys and values in all layers.
 
-One pass sees ``[read prefix ; text ; write slots]`` (DESIGN 3.1); rows are queries, columns keys::
+One pass sees ``[read prefix ; text ; write slots]`` (docs/method.md); rows are queries, columns keys::
 
           r  x  w
       r   \  .  .      \ causal inside

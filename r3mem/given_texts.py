@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from r3mem.errors import InputError
 from r3mem.given_paths import given_path
+from r3mem.no_text import HEAD, is_pdf, refusal
 from r3mem.whole_numbers import is_whole
 
 Text = str | Sequence[int]
@@ -81,20 +82,20 @@ def text_of_file(path: str | Path) -> str:
         path: The file.
 
     Raises:
-        InputError: It cannot be read, or a byte is not UTF-8; the message has its offset.
+        InputError: It cannot be read, is a picture, a PDF or otherwise no text, or a byte is not UTF-8; the message has
+            its offset.
     """
     file = given_path(path, "the text")
     try:
         data = file.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): check that it exists") from error
+    if is_pdf(data):
+        raise InputError(refusal(path, data[:HEAD]))
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: byte 0x{data[error.start]:02x} at byte offset {error.start} is not UTF-8; convert it first, for "
-            "example: iconv -f ISO-8859-1 -t UTF-8"
-        ) from error
+        raise InputError(refusal(path, data[:HEAD], data[error.start], error.start)) from error
 
 
 def _filled(text: Text, called: str) -> Text:
@@ -110,7 +111,19 @@ def _refusal(given: Any, what: str) -> str:
         return f"a {type(given).__name__} is read once, and not here: give list(...) of it"
     if isinstance(given, Path):
         return "a path is not its text: give retain_file(path)"
+    if isinstance(given, Mapping):
+        return _no_messages(type(given).__name__, what)
     return f"a {what} is a str or a list of token ids, not {type(given).__name__}"
+
+
+def _no_messages(kind: str, what: str) -> str:
+    """What to do with messages of a chat that were given as something else."""
+    if what == "prompt":
+        return f"a prompt is a str, a list of token ids or a chat, which is a list of messages, not {kind}"
+    return (
+        f"a text is a str or a list of token ids, not {kind}: of messages make one string, written as you like, for "
+        """example '\\n'.join(f"{m['role']}: {m['content']}" for m in messages)"""
+    )
 
 
 def _is_number(part: Any) -> bool:
@@ -127,6 +140,8 @@ def _ids(given: Any, called: str) -> list[int]:
     if _is_array(given) or isinstance(given, range):
         return _array_ids(given, called)
     odd = next((i for i, part in enumerate(given) if not _is_number(part)), None)
+    if odd is not None and isinstance(given[odd], Mapping):
+        raise InputError(f"{called}: {_no_messages(type(given[odd]).__name__, 'text')}")
     if odd is not None:
         raise InputError(f"{called}: token ids are whole numbers, and number {odd} is {given[odd]!r:.40}")
     return _small(given, called)

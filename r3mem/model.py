@@ -20,6 +20,7 @@ from r3mem.given_texts import Text, given_ids, given_texts, text_of_file
 from r3mem.hierarchy import Document
 from r3mem.memory import Memory, MemoryState, Segments, slots_needed
 from r3mem.open_record import last_records, reopened
+from r3mem.progress import Progress
 from r3mem.reading import continue_prompts
 from r3mem.recalled_text import bytes_of_memory, text_of_memory, text_of_node, text_of_tree
 from r3mem.reversible.quantise import Precision
@@ -51,6 +52,8 @@ class R3Mem(SegmentModel):
         batch_tokens: int = BATCH_TOKENS,
     ) -> Any:
         """Compress a text, or several at once, into virtual memory tokens.
+
+        How far a long call is goes to Python's ``logging``, every ten seconds at level INFO (`r3mem.progress`).
 
         Args:
             text: A string, token ids, or a list of either. Control strings in a text are text, as all of it is.
@@ -87,13 +90,15 @@ class R3Mem(SegmentModel):
                 rows.append([*opened, *self.tokens(given, tail)])
             before = [parts[0] if parts else None for parts in kept]
             cut = self._cut(rows)
+            told = Progress("retain", sum(map(len, cut)), "segments")
             # What each text of a group remembers is held while they advance: so a group is no larger than a pass.
             for group in token_batches([self._held(segments) for segments in cut], batch_tokens):
                 mine, earlier_of = [cut[row] for row in group], [before[row] for row in group]
-                for number, part in self._records(mine, earlier_of, precision, batch_tokens):
+                for number, part in self._records(mine, earlier_of, precision, batch_tokens, self.ratio):
                     row = group[number]
                     # Of the last records two are kept: an open one is written again with the one before it.
                     kept[row] = [*kept[row], part] if records == "all" else [*kept[row], part][-2:]
+                    told.advance()
         memories = [Memory.join(parts) for parts in kept]
         if records == "last":
             memories = [m.part(*last_records(self, m)) for m in memories]
@@ -130,7 +135,9 @@ class R3Mem(SegmentModel):
         """What each text goes on from, checked."""
         if memory is None:
             return [None] * n_texts
-        before: list[Memory | None] = [memory] if isinstance(memory, Memory) else _listed(memory)
+        if not isinstance(memory, Memory | list | tuple):
+            raise InputError(f"a memory of a text is a Memory, not {type(memory).__name__}: retain gives one")
+        before: list[Memory | None] = [memory] if isinstance(memory, Memory) else list(memory)
         if len(before) != n_texts:
             raise InputError(f"{n_texts} texts but {len(before)} memories; give one memory per text or none")
         for earlier in before:
@@ -165,7 +172,8 @@ class R3Mem(SegmentModel):
         if isinstance(texts, str) or not isinstance(texts, list | tuple) or not texts:
             raise InputError("no texts to retain: give a list of token ids of at least one text")
         rows = [given_ids(ids, f"text {i} of {len(texts)}") for i, ids in enumerate(texts)]
-        return self._records(self._cut(rows), self._before(memories, len(rows), precision), precision, batch_tokens)
+        before = self._before(memories, len(rows), precision)
+        return self._records(self._cut(rows), before, precision, batch_tokens, self.ratio)
 
     def _cut(self, rows: Sequence[Sequence[int]]) -> list[list[Cut]]:
         """The segments of texts.
@@ -192,10 +200,11 @@ class R3Mem(SegmentModel):
 
     @torch.no_grad()
     def _records(
-        self, cut: list[list[Cut]], memories: Sequence[Memory | None], precision: Precision, batch_tokens: int
-    ) -> Iterator[tuple[int, Memory]]:
+        self, cut: list[list[Cut]], memories: Sequence[Memory | None], precision: Precision, batch_tokens: int,
+        ratio: int,
+    ) -> Iterator[tuple[int, Memory]]:  # fmt: skip
         """Compress the segments of texts in step; see `retain_stream`."""
-        ratio, states = self.ratio, [None if m is None else self.state(m) for m in memories]
+        states = [None if m is None else self.state(m) for m in memories]
         begins = [0 if m is None else m.begins + m.n_tokens for m in memories]
         for t in range(max(map(len, cut))):
             active = [row for row, segments in enumerate(cut) if t < len(segments)]
@@ -299,7 +308,7 @@ class R3Mem(SegmentModel):
         if whole_number(batch, "batch") < 1:
             raise InputError(f"batch {batch} is not possible: recall at least 1 segment at a time")
         ids: list[int] = []
-        with self.at_ratio(None), evaluating(self):
+        with self.at_ratio_of(memory), evaluating(self):
             self.check(memory)
             for start in range(0, len(memory.lengths_T), batch):
                 part = slice(start, start + batch)
@@ -391,14 +400,3 @@ class R3Mem(SegmentModel):
             Address of the commit.
         """
         return saving.push(self, repo_id, options)
-
-
-def _listed(memories: Any) -> list[Any]:
-    """Memories as a list.
-
-    Raises:
-        InputError: They are no list.
-    """
-    if not isinstance(memories, list | tuple):
-        raise InputError(f"a memory of a text is a Memory, not {type(memories).__name__}: retain gives one")
-    return list(memories)

@@ -1,4 +1,4 @@
-"""The terms of the training objective (DESIGN 3.5); each is a mean over tokens or slots, in nats or squared units.
+"""The terms of the training objective (docs/method.md); each is a mean over tokens or slots, in nats or squared units.
 
 Shape legend: B batch, N text tokens, K virtual tokens, D width, V vocabulary, M sampled tokens, S sampled vocabulary.
 """

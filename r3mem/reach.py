@@ -14,9 +14,6 @@ newest segments that fit; of a tree the finest level that fits is read. A warnin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from r3mem.caller_warnings import warn_caller
 from r3mem.errors import InputError
 from r3mem.memory import Memory, MemoryState
@@ -24,18 +21,6 @@ from r3mem.segment_model import SegmentModel
 from r3mem.tree_memory import TreeMemory
 
 REACHES = ("all", "state", "records")
-
-
-@contextmanager
-def at_ratio_of(model: SegmentModel, memory: Memory) -> Iterator[None]:
-    """Inside, the model is at a memory's ratio, if that is one of its hierarchy's levels; else the memory is another's.
-
-    Args:
-        model: The model.
-        memory: The memory.
-    """
-    with model.at_ratio(memory.ratio if memory.ratio in model.hierarchy.ratios else None):
-        yield
 
 
 def positions_read(model: SegmentModel, state: MemoryState) -> int:
@@ -115,7 +100,7 @@ def state_read(model: SegmentModel, memory: Memory, reach: str, room: int) -> Me
 
 def _whole(model: SegmentModel, memory: Memory, room: int) -> MemoryState | None:
     """What is read of a memory where that is all of it; None where it does not fit."""
-    with at_ratio_of(model, memory):
+    with model.at_ratio_of(memory):
         held = model.compressor.state_slots
         if model.compressor.accumulates and held is not None and memory.n_slots > held:
             return None

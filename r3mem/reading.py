@@ -12,7 +12,7 @@ from r3mem.generation import Continuation, continued
 from r3mem.generation_options import with_lengths
 from r3mem.given_texts import given_texts
 from r3mem.memory import Memory, Segments
-from r3mem.reach import REACHES, at_ratio_of, level_read, state_read
+from r3mem.reach import REACHES, level_read, state_read
 from r3mem.segment_model import SegmentModel, joined
 from r3mem.text_ids import decoded, text_ids
 from r3mem.whole_numbers import whole_number
@@ -78,7 +78,7 @@ def _behind(
     """Prompts behind memories of one ratio. One memory for many prompts is unpacked once."""
     if slots is not None and reach == "all":
         reach = "records"  # They are chosen from, and need not fit the window together.
-    with at_ratio_of(model, memories[0]), evaluating(model):
+    with model.at_ratio_of(memories[0]), evaluating(model):
         with model.compressor.reading(model.backbone):
             unpacked = {key: state_read(model, m, reach, room) for key, m in {id(m): m for m in memories}.items()}
             state = joined([unpacked[id(m)] for m in memories])

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -189,15 +189,32 @@ class SegmentModel(Switched):
 
     @contextmanager
     def at_ratio(self, ratio: int | None) -> Iterator[None]:
-        """Inside, compress and read at another ratio, in this thread alone; None is the ratio there is.
+        """Inside, compress at another ratio, in this thread alone; None is the ratio there is.
 
-        A ratio that another thread sets meanwhile changes nothing inside. The decoder of another ratio is in the mode
-        (training or not) that the model's own has at the beginning.
+        Memories that exist are read and recalled at their own ratio, inside and outside. A ratio that another thread
+        sets meanwhile changes nothing inside. The decoder of another ratio is in the mode (training or not) that the
+        model's own has at the beginning.
 
         Raises:
             ConfigError: The decoder cannot work at that ratio.
         """
         with having((self, self.compressor), self._made_for(ratio)):
+            yield
+
+    @contextmanager
+    def at_ratio_of(self, memory: Memory) -> Iterator[None]:
+        """Inside, the model is at the ratio that a memory was written at; at its own where it cannot be.
+
+        Then `check` refuses the memory and says why.
+
+        Args:
+            memory: The memory that is read or recalled.
+        """
+        try:
+            made = self._made_for(getattr(memory, "ratio", None))
+        except ConfigError:
+            made = self._made_for(None)
+        with having((self, self.compressor), made):
             yield
 
     def _made_for(self, ratio: int | None) -> AtRatio:
@@ -424,18 +441,21 @@ class SegmentModel(Switched):
     def state(self, memory: Memory, reach: str = "state") -> MemoryState:
         """A memory as the next segment reads it (``state``), or all of its records one after the other (``records``).
 
-        The state is the last segment's record, or more where the compressor accumulates.
+        The state is the last segment's record, or more where the compressor accumulates. Whatever ratio the model is
+        at, a memory gives a state of its own ratio, and that is how the state is read.
 
         Raises:
-            FingerprintError: The memory was made by another backbone, stack or compressor.
+            FingerprintError: The memory was made by another backbone, stack or compressor, or at a ratio at which this
+                model cannot work.
         """
-        self.check(memory)
-        self._check_readable(memory)
-        if reach == "state":
-            return self._state(memory)
-        if reach != "records":
-            raise ConfigError(f"reach is 'state' or 'records', not {reach!r}")
-        slots_TKD = self._finite_slots(memory, slice(None))
+        with self.at_ratio_of(memory):
+            self.check(memory)
+            self._check_readable(memory)
+            if reach == "state":
+                return self._state(memory)
+            if reach != "records":
+                raise ConfigError(f"reach is 'state' or 'records', not {reach!r}")
+            slots_TKD = self._finite_slots(memory, slice(None))
         used = [slots_TKD[t : t + 1, : slots_needed(n, memory.ratio)] for t, n in enumerate(memory.lengths_T.tolist())]
         return MemoryState.one_after_the_other(used, memory.ratio)
 
@@ -480,18 +500,15 @@ class SegmentModel(Switched):
         wrong = memory.fault()
         if wrong:
             raise InputError(f"the memory was changed after it was made, {wrong}: load it again, or retain its text")
+        if memory.ratio != self.ratio:
+            self._refuse_ratio(memory)
         own = self.fingerprint
         for part in RECALL_NAMES:
             value = own[part]
             if memory.fingerprint.get(part) != value:
-                if self._wrote_at_its_ratio(memory):
-                    raise FingerprintError(
-                        f"this memory was written at ratio {memory.ratio}, the model is at {self.ratio} here: use it "
-                        f"inside `with model.at_ratio({memory.ratio}):`, or call model.set_ratio({memory.ratio})"
-                    )
                 raise FingerprintError(
                     f"this memory was made by another {part} ({memory.fingerprint.get(part)}, here {value}; its ratio "
-                    f"is {memory.ratio}, here {self.ratio}; the backbone computes in {self.backbone.precision} here): "
+                    f"is {memory.ratio}; the backbone computes in {self.backbone.precision} here): "
                     "load the model that made it, or retain the text again"
                 )
         width = memory.data_TKD.shape[-1]
@@ -501,16 +518,21 @@ class SegmentModel(Switched):
                 f"{self.memory_width}: it is of another compressor; load the model that made it"
             )
 
-    def _wrote_at_its_ratio(self, memory: Memory) -> bool:
-        """Whether nothing but the ratio is other than where the memory was written."""
-        if memory.ratio == self.ratio:
-            return False
+    def _refuse_ratio(self, memory: Memory) -> NoReturn:
+        """Say what to do with a memory of another ratio, or what else is other than where it was written."""
+        told = f"this memory was written at ratio {memory.ratio}, the model is at {self.ratio} here"
         try:
-            with self.at_ratio(memory.ratio):
-                own = self.fingerprint
-        except ConfigError:
-            return False
-        return all(memory.fingerprint.get(part) == own[part] for part in RECALL_NAMES)
+            made = self._made_for(memory.ratio)
+        except ConfigError as error:
+            raise FingerprintError(
+                f"{told} and cannot work at that one ({error}): load the model that wrote it, or retain the text again"
+            ) from error
+        with having((self, self.compressor), made):
+            self.check(memory)
+        raise FingerprintError(
+            f"{told}, and records of one memory have one ratio: use it inside `with model.at_ratio({memory.ratio}):`, "
+            f"or call model.set_ratio({memory.ratio})"
+        )
 
     def check_goes_on(self, memory: Memory, precision: Precision) -> None:
         """Refuse to go on from a memory whose records those of this model cannot follow.
@@ -646,10 +668,16 @@ def _default_binding(backbone: Backbone, compressor: Compressor) -> PositionBind
 
 
 def joined(states: Sequence[MemoryState | None]) -> MemoryState | None:
-    """One state of several rows, slots padded to the longest; None if no row holds anything."""
+    """One state of several rows, slots padded to the longest; None if no row holds anything.
+
+    Raises:
+        InputError: Their ratios differ: the rows of one state are read at one.
+    """
     held = [s for s in states if s is not None]
     if not held:
         return None
+    if len({state.ratio for state in held}) > 1:
+        raise InputError(f"states of the ratios {sorted({s.ratio for s in held})} are no one state: read each apart")
     n_slots, device = max(s.slots_BKD.shape[1] for s in held), held[0].slots_BKD.device
     slots_BKD = held[0].slots_BKD.new_zeros(len(states), n_slots, held[0].slots_BKD.shape[2])
     lengths_B = torch.zeros(len(states), dtype=torch.long, device=device)

@@ -1,4 +1,4 @@
-"""Compression of whole trees, level by level from the top, and recall of single nodes (DESIGN 3.4).
+"""Compression of whole trees, level by level from the top, and recall of single nodes (docs/method.md, Refinement).
 
 Shape legend: B batch, K virtual tokens, D width.
 """
@@ -13,6 +13,7 @@ from r3mem.errors import InputError, RecallError
 from r3mem.hierarchy import MemoryTree
 from r3mem.memory import Memory, MemoryState, Segments
 from r3mem.memory_parts import side_by_side
+from r3mem.progress import Progress
 from r3mem.reversible.quantise import Precision
 from r3mem.token_batches import BATCH_TOKENS, token_batches
 from r3mem.tree_memory import TreeMemory, TreeNode
@@ -43,6 +44,7 @@ def retain_trees(
     found: list[list[list[Memory]]] = [[[] for _ in model.hierarchy.ratios] for _ in trees]
     places: list[dict[int, int]] = [{} for _ in trees]
     states: dict[tuple[int, int], MemoryState] = {}
+    told = Progress("retain_tree", sum(len(tree.nodes) for tree in trees), "nodes")
     for level, ratio in enumerate(model.hierarchy.ratios):
         with model.at_ratio(ratio):
             waiting = [(d, i) for d, tree in enumerate(trees) for i, n in enumerate(tree.nodes) if n.level == level]
@@ -60,6 +62,7 @@ def retain_trees(
                         # As `SegmentModel.state` gives it of the record: not more slots than a state may hold.
                         states[at] = model.compressor.next_state(model.backbone, None, state)
                         records[at] = replace(record, begins=trees[at[0]].nodes[at[1]].start)
+                    told.advance(len(batch))
             for d, tree in enumerate(trees):
                 for i, node in enumerate(tree.nodes):
                     if node.level == level:
@@ -141,8 +144,7 @@ def check_tree(memory: TreeMemory) -> None:
 
 def recall_node(model: R3Mem, memory: TreeMemory, index: int) -> list[int]:
     """Token ids of one node's segment; see :meth:`r3mem.model.R3Mem.recall`."""
-    with model.at_ratio(memory.levels[memory.nodes[index].level].ratio):
-        return model.recall_ids(memory.memory(index))
+    return model.recall_ids(memory.memory(index))
 
 
 def recall_leaves(model: R3Mem, memory: TreeMemory) -> list[int]:
@@ -153,13 +155,10 @@ def recall_leaves(model: R3Mem, memory: TreeMemory) -> list[int]:
     """
     check_tree(memory)
     leaves, ids = memory.leaves, {}
-    for level, records in enumerate(memory.levels):
+    for level in range(len(memory.levels)):
         mine = [i for i in leaves if memory.nodes[i].level == level]
         if mine:
-            with model.at_ratio(records.ratio):
-                wanted = side_by_side([memory.memory(i) for i in mine])
-                flat = model.recall_ids(wanted)
-            at = 0
+            flat, at = model.recall_ids(side_by_side([memory.memory(i) for i in mine])), 0
             for i in mine:
                 n_tokens = memory.nodes[i].end - memory.nodes[i].start
                 ids[i], at = flat[at : at + n_tokens], at + n_tokens

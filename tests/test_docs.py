@@ -24,6 +24,18 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
+def test_what_sources_and_pages_refer_to_is_shipped() -> None:
+    cited: dict[str, list[str]] = {}
+    for package in ("r3mem", "lightning_modules", "datamodules", "benchmarks", "configs", "docs", "tests"):
+        for path in (ROOT / package).rglob("*"):
+            if path.suffix in (".py", ".md", ".yaml") and path != Path(__file__):
+                for name in re.findall(r"docs/\w+\.md|\b[A-Z]{3,}\.md|\bDESIGN\b", path.read_text(encoding="utf-8")):
+                    cited.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {"docs/method.md", "docs/hierarchy.md", "LOG.md"} <= set(cited)
+    lost = {n: w for n, w in cited.items() if not any((ROOT / folder / n).is_file() for folder in ("", "benchmarks"))}
+    assert lost == {}
+
+
 @pytest.fixture
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files that docs/extend.md tells its reader to write."""

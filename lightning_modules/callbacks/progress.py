@@ -118,8 +118,10 @@ class ProgressLines(ProgressBar):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A validation inside of a training has no clock of its own."""
-        if trainer.state.fn != "fit":
-            self._begin(0)
+        if trainer.state.fn == "fit":
+            self._working("began the validation")
+        else:
+            self._begin(0, "validating")
 
     def on_validation_batch_end(
         self,
@@ -135,7 +137,7 @@ class ProgressLines(ProgressBar):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._begin(0)
+        self._begin(0, "testing")
 
     def on_test_batch_end(
         self,
@@ -151,7 +153,7 @@ class ProgressLines(ProgressBar):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._begin(0)
+        self._begin(0, "predicting")
 
     def on_predict_batch_end(
         self,
@@ -176,8 +178,10 @@ class ProgressLines(ProgressBar):
         if self._is_time(last=alone and done == total):
             self._tell(line, done if alone else None, total if known and alone else None, "batches")
 
-    def _begin(self, first: int) -> None:
+    def _begin(self, first: int, phase: str = "") -> None:
         self._began, self._first, self._told = time.monotonic(), first, float("-inf")
+        if phase and self._enabled:
+            self.phases.tell(phase)
 
     def _working(self, doing: str) -> None:
         since = time.monotonic()

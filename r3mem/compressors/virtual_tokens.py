@@ -18,7 +18,7 @@ from r3mem.prefix import Prefix
 
 
 class VirtualTokens(HiddenStateCompressor):
-    """Write slots that attend to the memory and to the whole segment (DESIGN 3.1; recurrence as in 2207.06881).
+    """Write slots that attend to the memory and to the whole segment (docs/method.md; recurrence as in 2207.06881).
 
     A slot starts as the mean of the embeddings it covers plus a learned vector, and stands at the position of their
     centre. ``pooled`` mixes in a weighted mean of the covered tokens' states at the write layer: a start that can be

@@ -16,7 +16,7 @@ from r3mem.whole_numbers import whole_setting
 
 
 class AttentionCoupling(Coupling):
-    """F: slots read the text; G: tokens read the slots (DESIGN.md 3.2).
+    """F: slots read the text; G: tokens read the slots (docs/method.md, Retrieval).
 
     For ratios at which `PositionBinding` alone runs out of dimensions. Who asks is known by position only (the middle
     of a slot, the place of a token), because each function may read one stream alone. Both output projections are zero

@@ -21,7 +21,7 @@ from r3mem.reversible.text_side import TextSide
 
 
 class Coupling(Switched, ABC):
-    """One gain-1 step between the text stream and the memory stream (after RevNet, PAPER.md section 2).
+    """One gain-1 step between the text stream and the memory stream (after RevNet, 1707.04585).
 
     ``memory += to_memory(text)``, then ``text -= to_text(memory)``. Whatever the two functions compute, the step
     inverts without growth of error, because each reads only the stream that it does not change. Slot k of the memory

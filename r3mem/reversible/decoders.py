@@ -1,4 +1,4 @@
-"""Text read off a reversible stack: exactly, or not at all (DESIGN 3.3).
+"""Text read off a reversible stack: exactly, or not at all (docs/method.md, Retrieval).
 
 Shape legend: B batch, N text tokens, K virtual tokens, D width, V vocabulary, C code dimensions.
 """

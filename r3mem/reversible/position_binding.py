@@ -24,7 +24,7 @@ from r3mem.whole_numbers import check_whole
 
 
 class PositionBinding(Coupling):
-    """Writes every token, projected to C dimensions, into its own orthonormal block of its slot (DESIGN.md 3.2).
+    """Writes every token, projected to C dimensions, into its own orthonormal block of its slot (docs/method.md).
 
     ```
     F(U)_k     = sum_i B_i P u_{k,i}      P: C x D with orthonormal rows
@@ -35,7 +35,7 @@ class PositionBinding(Coupling):
     variance gives codes of unit variance. Both matrices are drawn from the seed, neither trained nor stored.
 
     Slots of keys and values are read by attention, which words disturb. There they are few (``token_dims``), in the
-    first dimensions of the slot (``block``), and quiet (``amplitude``; DESIGN 3.2): F is multiplied by it, G divided.
+    first dimensions of the slot (``block``), and quiet (``amplitude``): F is multiplied by it, G divided.
 
     With ``trainable=True`` both are parameters, orthonormalised (QR) at each use: the promises above hold at every step
     of training, and an untrained coupling is the same as the fixed one.

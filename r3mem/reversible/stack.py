@@ -26,7 +26,7 @@ from r3mem.reversible.text_side import TextSide
 
 
 class ReversibleStack(Decoder):
-    """S couplings in a row; run backward, they give the text back (DESIGN.md 3.2).
+    """S couplings in a row; run backward, they give the text back (docs/method.md, Retrieval).
 
     ```
     retain   V <- V + F_s(U);   U <- U - G_s(V)     s = 1..S     (text, slots)      -> (residual, memory)

@@ -1,4 +1,4 @@
-"""The text side of a decoder: a segment's words read off its memory, exactly or not at all (DESIGN 3.3).
+"""The text side of a decoder: a segment's words read off its memory, exactly or not at all (docs/method.md).
 
 Shape legend: B batch, N text tokens, K virtual tokens, D width.
 """

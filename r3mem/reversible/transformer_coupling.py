@@ -21,8 +21,8 @@ from r3mem.whole_numbers import check_whole
 class TransformerCoupling(Coupling):
     """A RevNet block over ``[slots ; text]``: attention as F, a feed-forward network as G.
 
-    A literal reading of "reversible Transformer" (RevNet, REDER: PAPER.md section 2). Which sub-network is F or G in
-    the published method is not known; what follows is our choice:
+    A literal reading of "reversible Transformer" (RevNet, 1707.04585; REDER, 2105.03458). Which sub-network is F or G
+    in the published method is not known; what follows is our choice:
 
     - F: pre-norm multi-head attention from the slots to the text, without a preference for near tokens. In an ordinary
       layer the slots would ask with their own content; here they ask with their position, since F must not read the

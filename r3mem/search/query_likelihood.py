@@ -16,7 +16,7 @@ from r3mem.whole_numbers import whole_setting
 
 
 class QueryLikelihood(Likelihood[MemoryState]):
-    """Scores are ``log p(query | memory of the passage)`` in nats (DESIGN 3.4, the compress direction).
+    """Scores are ``log p(query | memory of the passage)`` in nats (docs/method.md, Refinement).
 
     Each passage is compressed as one segment that reads nothing before it. The virtual tokens are kept as the stack
     gives them (float32), not rounded to a stored precision, and nothing else of a passage is kept.

@@ -51,7 +51,7 @@ class Hit:
 
 
 class TreeSearch:
-    """Walks down from the document level, keeping the best ``beam`` nodes of each level (DESIGN 3.4).
+    """Walks down from the document level, keeping the best ``beam`` nodes of each level (docs/hierarchy.md).
 
     ```
     level 0    a   B   C   d        all of them are scored; B and C are the best two
@@ -167,8 +167,8 @@ class TreeSearch:
                 longest = level.part(int(level.lengths_T.argmax()))
                 if level.ratio not in largest or longest.n_tokens > largest[level.ratio].n_tokens:
                     largest[level.ratio] = longest
-        for ratio, node in largest.items():
-            with self.model.at_ratio(ratio):
+        for node in largest.values():
+            with self.model.at_ratio_of(node):
                 positions = positions_read(self.model, self.model.state(node))
             self.model.backbone.check_fits(
                 positions + n_asked,
@@ -181,11 +181,12 @@ class TreeSearch:
     ) -> list[Hit]:
         """Scores of nodes, which may be of several levels: those of one ratio are read together."""
         by_ratio: dict[int, list[tuple[int, int]]] = {}
-        for d, i in nodes:
-            by_ratio.setdefault(memories[d].levels[memories[d].nodes[i].level].ratio, []).append((d, i))
+        levels = {at: memories[at[0]].levels[memories[at[0]].nodes[at[1]].level] for at in nodes}
+        for at, level in levels.items():
+            by_ratio.setdefault(level.ratio, []).append(at)
         hits = []
-        for ratio, mine in by_ratio.items():
-            with evaluating(self.model), self.model.at_ratio(ratio):
+        for mine in by_ratio.values():
+            with evaluating(self.model), self.model.at_ratio_of(levels[mine[0]]):
                 batch = max(1, min(self.batch, BATCH_TOKENS // len(asked)))
                 for start in range(0, len(mine), batch):
                     part = mine[start : start + batch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,14 @@ def selected(byte_tokenizer: PreTrainedTokenizerFast) -> R3Mem:
     return R3Mem(backbone, compressor, hierarchy=Flat(SEGMENT)).eval()
 
 
+def words(backbone: Path, texts: Path, command: str, folder: Path, *more: str) -> list[str]:
+    """The command line of a small run that logs to a folder, without validation."""
+    return [
+        *(command, *config(*FILES), *tiny(backbone, texts, folder)),
+        *("--model.calibrate=false", *(["--trainer.limit_val_batches=0"] if command == "fit" else []), *more),
+    ]
+
+
 @pytest.fixture
 def arguments(tmp_path: Path, backbone_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """``arguments("fit", "a", ...)`` for a command in a folder of that name, without validation."""
@@ -102,10 +111,7 @@ def arguments(tmp_path: Path, backbone_folder: Path, monkeypatch: pytest.MonkeyP
     texts = write_documents(tmp_path)
 
     def make(command: str, name: str, *more: str) -> list[str]:
-        return [
-            *(command, *config(*FILES), *tiny(backbone_folder, texts, tmp_path / name)),
-            *("--model.calibrate=false", *(["--trainer.limit_val_batches=0"] if command == "fit" else []), *more),
-        ]
+        return words(backbone_folder, texts, command, tmp_path / name, *more)
 
     return make
 
@@ -119,3 +125,19 @@ def run(arguments: Callable[..., list[str]], tmp_path: Path) -> Callable[..., Pa
         return tmp_path / name
 
     return start
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, backbone_folder: Path) -> Path:
+    """The folder of a training of two steps on the documents that every test has; tests take a copy, `fitted`."""
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("R3MEM_CACHE", str(place / "cache"))
+        main(words(backbone_folder, write_documents(place), "fit", place / "run", "--trainer.max_steps=2"))
+    return place / "run"
+
+
+@pytest.fixture
+def fitted(trained: Path, tmp_path: Path) -> Path:
+    """What ``run("fit", "run", "--trainer.max_steps=2")`` leaves behind."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))

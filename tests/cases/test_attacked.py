@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from r3mem import Backbone, ConfigError, FingerprintError, InputError, R3Mem, RecallError
 from r3mem.compressors import SelectedKeyValues, VirtualTokens
+from r3mem.errors import R3MemError
 from r3mem.hierarchy import Document, FixedWindows, Flat, Level
 from r3mem.memory import Memory, MemoryState, Segments
 from r3mem.reversible import AutoregressiveDecoder, PositionBinding
@@ -188,11 +189,12 @@ def test_settings_of_a_memory_that_change_make_its_state_anew(selected: R3Mem, s
     def read(memory: Memory) -> list[float] | str:
         try:
             return selected.state(memory).slots_BKD.flatten().tolist()
-        except (RuntimeError, InputError) as refused:
+        except (RuntimeError, R3MemError) as refused:
             return type(refused).__name__
 
     fresh = copy.deepcopy(memory)
     assert fresh.folded is None and read(memory) == read(fresh)
+    assert setting != "ratio" or read(memory) == "FingerprintError"
 
 
 def test_a_tree_with_records_in_other_places(tmp_path: Path, selected: R3Mem) -> None:

@@ -82,6 +82,37 @@ def test_a_mistyped_name_is_answered_with_what_was_meant(arguments: list[str], s
     assert line.startswith("r3mem: ") and says in line and "--help`" in line
 
 
+@pytest.mark.parametrize("given", [(), ("--trainer.max_steps=3",), ("--print_config",)])
+def test_without_settings_a_file_of_them_is_named(
+    given: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(r3mem.__file__).parent.parent
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    for folder, shown in ((root, ""), (tmp_path, f"{root}/")):
+        monkeypatch.chdir(folder)
+        done = answer("fit", *given)
+        file = f"{shown}configs/experiment/quickstart.yaml"
+        assert (folder / file).is_file() and done.returncode == 2
+        assert done.stderr == (
+            f"r3mem: fit needs settings: give files of them with --config, such as --config {file}; see `r3mem fit "
+            "--help`\n"
+        )
+    assert answer("test", *given).stderr == (
+        "r3mem: test needs the settings of a model: give the --config files of its training, and --ckpt_path; see "
+        "`r3mem test --help`\n"
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_part_of_the_settings_alone_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["fit", "--trainer.max_steps=1"])
+    assert ended.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("r3mem: not set: model.backbone, model.compressor, model.decoder; add a file that sets them")
+    assert "such as --config configs/model/selected_key_values.yaml; see `" in line
+
+
 def test_names_read_from_sources_are_those_of_the_classes() -> None:
     assert set(quick_check.CLASSES) == set(CLASSES)
     for group, cls in CLASSES.items():

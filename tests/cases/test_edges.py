@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from r3mem import InputError, Memory, MemoryState, R3Mem, Segments
+from datamodules.text_files import read_lines
+from r3mem import InputError, Memory, MemoryState, R3Mem, Segments, progress
 from r3mem.hierarchy import Document
 from r3mem.search import BM25, QueryLikelihood, TreeSearch
 from tests.tiny_models import SEGMENT, TEXT
@@ -26,6 +31,8 @@ IDS = [1, 2, 3]
         (None, "not NoneType"),
         (7, "not int"),
         ({"text": "a"}, "not dict"),
+        ([{"role": "user", "content": "a"}], r"text 0 of 1: .* of messages make one string.*'\\n'\.join\(f"),
+        ([[{"role": "user", "content": "a"}], "b"], r"text 0 of 2: .* not dict: of messages make one string"),
         (iter(["a", "b"]), "read once, and not here: give list"),
         ((text for text in "ab"), "a generator is read once"),
         (Path("a.txt"), r"a path is not its text: give retain_file\(path\)"),
@@ -143,11 +150,59 @@ def test_files_are_kept_byte_for_byte(model: R3Mem, tmp_path: Path) -> None:
     path.write_bytes(b"abc\xff")
     with pytest.raises(InputError, match="byte 0xff at byte offset 3 is not UTF-8"):
         model.retain_file(path)
+    for data, message in (
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", r"a picture \(PNG\), not a text: take the text out of it first"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", r"a picture \(JPEG\)"),
+        (b"%PDF-1.7\nplain as it is", "a PDF, not a text"),
+        (b"%PDF-1.7\n%\xe2\xe3", "a PDF, not a text"),
+        (b"PK\x03\x04\x14\x00\xff", r"an archive \(ZIP, as .docx"),
+        (b"\x07\x00\xfe", "a.txt is binary, not a text"),
+        ("Ein Wort".encode("utf-16"), "byte 0xff at byte offset 0 is not UTF-8; .* iconv -f UTF-16 -t UTF-8"),
+        (b"GIF89\xe4hnlich", r"a picture \(GIF\)"),
+        (b"na\xefve", "byte 0xef at byte offset 2 is not UTF-8; .* iconv -f ISO-8859-1 -t UTF-8"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=message):
+            model.retain_file(path)
+        with pytest.raises(InputError, match=message):
+            list(read_lines(path))
+        packed = tmp_path / "a.txt.gz"
+        packed.write_bytes(gzip.compress(data))
+        with pytest.raises(InputError) as refused:
+            list(read_lines(packed))
+        assert re.search(message, str(refused.value).replace(".gz", "").replace(" of the unpacked text", ""))
+    for text in ("%PDF is a format", "GIF89 is another", "one \0 byte"):
+        path.write_text(text)
+        assert model.recall(model.retain_file(path)) == text == "".join(read_lines(path))
     path.write_bytes(b"")
     with pytest.raises(InputError, match="is empty"):
         model.retain_file(path)
     with pytest.raises(InputError, match="cannot be read"):
         model.retain_file(tmp_path / "none")
+
+
+# -- long calls ------------------------------------------------------------------------------------------------------
+
+
+def test_how_far_a_call_is_goes_to_the_log(
+    model: R3Mem, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO, "r3mem")
+    text = "a" * 5 * SEGMENT
+    model.retain(text)
+    model.retain_tree(text)
+    assert not caplog.messages, "short calls say nothing"
+    seconds = iter(range(0, 9999, 4))  # Each look at the clock is four seconds later.
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    memory = model.retain([text, text[:SEGMENT]])
+    assert [m.n_tokens for m in memory] == [5 * SEGMENT, SEGMENT]
+    assert caplog.messages == [
+        "retain: 3 of 6 segments, 0.25 segments/s, 0:12 left", "retain: 6 of 6 segments, 0.25 segments/s, took 0:24",
+    ]  # fmt: skip
+    caplog.clear()
+    model.retain_tree(text)
+    assert caplog.messages[-1] == "retain_tree: 5 of 5 nodes, 0.25 nodes/s, took 0:20"
+    assert capfd.readouterr() == ("", "")
 
 
 # -- search ----------------------------------------------------------------------------------------------------------

@@ -46,23 +46,28 @@ def test_a_run_into_a_file_tells_its_phases_and_its_progress(
     )
 
 
-@pytest.mark.parametrize("command, word", [("validate", "validation"), ("test", "test"), ("predict", "prediction")])
+@pytest.mark.parametrize(
+    "command, word, phase",
+    [("validate", "validation", "validating"), ("test", "test", "testing"), ("predict", "prediction", "predicting")],
+)
 def test_other_commands_tell_batches(
     arguments: Callable[..., list[str]],
-    tmp_path: Path,
+    fitted: Path,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
     command: str,
     word: str,
+    phase: str,
 ) -> None:
-    main(arguments("fit", "run", "--trainer.max_steps=1"))
-    last = f"--ckpt_path={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}"
+    last = f"--ckpt_path={fitted / 'checkpoints' / 'last.ckpt'}"
     capfd.readouterr()
     caplog.clear()
     main([a for a in arguments(command, "other", last) if "progress_bar" not in a])
     out, err = capfd.readouterr()
     assert not [noise for noise in NOISE if noise in out + err + caplog.text]
-    told = [line for line in err.splitlines() if line.startswith(f"{word}: batch ")]
+    lines = err.splitlines()
+    told = [line for line in lines if line.startswith(f"{word}: batch ")]
+    assert lines.index("reading the data") < lines.index(phase) < lines.index(told[0]) and lines.count(phase) == 1
     (total,) = {int(re.search(r" of (\d+)", line)[1]) for line in told}  # type: ignore[index]
     assert told[0].startswith(f"{word}: batch 1 of {total}, ") and told[-1].startswith(
         f"{word}: batch {total} of {total}"

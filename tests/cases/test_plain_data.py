@@ -25,13 +25,13 @@ def model(tiny_backbone: Callable[..., Backbone]) -> R3Mem:
 
 
 def test_a_memory_is_told_in_a_line(model: R3Mem) -> None:
-    memory = model.retain(TEXT * 20)
-    tokens = len(TEXT.encode()) * 20
+    memory = model.retain(TEXT * 14)
+    tokens = len(TEXT.encode()) * 14
     assert repr(memory) == (
         f"Memory({tokens:,} tokens in {memory.n_slots:,} virtual tokens, {len(memory.digests):,} segments, ratio 4, "
         f"float16, {memory.nbytes:,} bytes)"
     )
-    tree = model.retain_tree(TEXT * 20)
+    tree = model.retain_tree(TEXT * 14)
     assert repr(tree).startswith(f"TreeMemory('', {len(tree.nodes):,} nodes in 1 levels, {tokens:,} tokens in ")
     state = MemoryState(torch.zeros(2, 3, 32), torch.tensor([9, 12]), 4)
     assert repr(state) == "MemoryState(slots_BKD=<2 x 3 x 32, float32>, lengths_B=<2, int64>, ratio=4, segment_BK=None)"

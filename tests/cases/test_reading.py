@@ -12,10 +12,13 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from r3mem import Backbone, ConfigError, FingerprintError, InputError, Memory, MemoryState, R3Mem
 from r3mem.compressors import SelectedKeyValues, VirtualTokens
-from r3mem.hierarchy import FixedWindows, Level, MultiLevel
-from r3mem.reversible import PositionBinding, ReversibleStack
+from r3mem.hierarchy import FixedWindows, Flat, Level, MultiLevel
+from r3mem.memory import Segments
+from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
+from r3mem.search import TreeSearch
+from r3mem.segment_model import joined
 from tests.cases.conftest import spaced_tokenizer
-from tests.tiny_models import SEGMENT, TEXT, WIDTH, tiny_model
+from tests.tiny_models import RATIO, SEGMENT, TEXT, WIDTH, tiny_model, tiny_r3mem
 
 GREEDY: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}
 
@@ -121,12 +124,79 @@ def test_a_tree_too_large_is_read_at_a_coarser_level(levelled: R3Mem, read: list
     assert read[-1].mask_BK.sum() == tree.levels[0].n_slots
 
 
-def test_memories_of_another_ratio_are_refused(levelled: R3Mem, model: R3Mem) -> None:
-    tree = levelled.retain_tree(TEXT)
-    with pytest.raises(FingerprintError, match=r"written at ratio 8, the model is at 4 here: .*at_ratio\(8\)"):
-        model.generate("go", tree.memory(0))
+@pytest.mark.filterwarnings("ignore:this memory holds")
+@pytest.mark.parametrize("kind", ["model", "selected"])
+@torch.no_grad()
+def test_a_memory_is_read_at_its_own_ratio(kind: str, request: pytest.FixtureRequest) -> None:
+    model: R3Mem = request.getfixturevalue(kind)
+    memory = model.retain(TEXT)
+    question = Segments.pad([list(b"go on")])
+    text, states = model.generate("go", memory, **GREEDY), [model.state(memory, each) for each in ("state", "records")]
+    likely = [model.likelihood(question, state) for state in states]
+    for ratio in (2, 8):
+        with model.at_ratio(ratio):
+            other = model.retain(TEXT)
+            there = [model.state(memory, each) for each in ("state", "records")]
+            assert [state.ratio for state in there] == [RATIO, RATIO] != [other.ratio] * 2
+            for state, expected, logits in zip(there, states, likely, strict=True):
+                assert torch.equal(state.slots_BKD, expected.slots_BKD)
+                assert torch.equal(state.lengths_B, expected.lengths_B)
+                assert torch.equal(model.likelihood(question, state), logits)
+            assert model.generate("go", memory, **GREEDY) == text
+            assert model.recall(memory) == model.recall(other) == TEXT and model.ratio == ratio
+            alone = model.generate("go", other, **GREEDY)
+            assert model.generate(["go", "go"], [memory, other], **GREEDY) == [text, alone]
+        assert model.generate("go", other, **GREEDY) == alone and model.ratio == RATIO
+
+
+def test_memories_of_a_ratio_that_a_model_cannot_have_are_refused(tiny_backbone: Callable[..., Backbone]) -> None:
+    def tied(ratio: int) -> R3Mem:
+        stack = ReversibleStack([PositionBinding(WIDTH, ratio, 0.5), AttentionCoupling(WIDTH, ratio)])
+        return R3Mem(tiny_backbone(), VirtualTokens(WIDTH, ratio, 2, 1), stack, Flat(SEGMENT)).eval()
+
+    model, maker = tied(4), tied(8)
+    memory, tree = maker.retain(TEXT), maker.retain_tree(TEXT)
+    for call in (
+        lambda: model.state(memory), lambda: model.recall(memory), lambda: model.generate("go", memory),
+        lambda: model.recall(tree), lambda: model.generate("go", tree), lambda: TreeSearch(model).search([tree], "go"),
+    ):  # fmt: skip
+        with pytest.raises(FingerprintError, match=r"ratio 8, .* at 4 here and cannot work at .*tied to ratio 4"):
+            call()
+    # A tree of a ratio that the model can have is searched at it, whatever ratio the model is at.
+    free = tiny_r3mem(tiny_backbone())
+    other = free.retain_tree(TEXT)
+    hits = TreeSearch(free).search([other], "go")
+    with free.at_ratio(8):
+        assert TreeSearch(free).search([other], "go") == hits and free.recall(other) == TEXT
+
+
+def test_what_is_not_read_at_its_own_ratio(model: R3Mem) -> None:
+    """Records of one memory, and rows of one state, have one ratio."""
+    with model.at_ratio(8):
+        memory = model.retain(TEXT)
+    for going_on in (model.retain, lambda text, memory: next(model.retain_stream([[1]], [memory]))):
+        with pytest.raises(FingerprintError, match=r"written at ratio 8, the model is at 4 here.*at_ratio\(8\)"):
+            going_on("more", memory)
+    with pytest.raises(InputError, match=r"ratios \[4, 8\] are no one state"):
+        joined([model.state(memory), None, model.state(model.retain(TEXT))])
+    # Where more than the ratio is another, that is told.
+    memory.fingerprint = {**memory.fingerprint, "backbone": "other"}
+    for call in (model.state, lambda memory: model.retain("more", memory)):
+        with pytest.raises(FingerprintError, match="another backbone"):
+            call(memory)
     with pytest.raises(InputError, match="a Memory or a TreeMemory, not str"):
         model.generate("go", ["file.safetensors"])  # type: ignore[list-item]
+
+
+def test_a_stream_keeps_the_ratio_that_it_was_begun_at(model: R3Mem) -> None:
+    memory = model.retain(TEXT)
+    stream = model.retain_stream([model.tokens(TEXT)], [memory])
+    first = next(stream)[1]
+    model.set_ratio(8)
+    later = [record for _, record in stream]
+    assert later and {record.ratio for record in (first, *later)} == {RATIO}
+    model.set_ratio(RATIO)
+    assert model.recall(Memory.join([memory, first, *later])) == TEXT * 2
 
 
 # -- prompts and options ---------------------------------------------------------------------------------------------

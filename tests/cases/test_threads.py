@@ -27,12 +27,12 @@ from r3mem.search import QueryLikelihood, TextLikelihood
 from tests.tiny_models import RATIO, SEGMENT, TEXT, WIDTH, awaken_adapters, same_memory, tiny_r3mem
 
 THREADS, ROUNDS = 8, 2
-TEXTS = [TEXT[n:] + TEXT[: 3 * n] for n in range(THREADS)]
+TEXTS = [TEXT[n : n + 40] + TEXT[: 2 * n] for n in range(THREADS)]
 COMPRESSORS: dict[str, Callable[[], Compressor]] = {
     "virtual_tokens": lambda: VirtualTokens(WIDTH, RATIO, write_layer=2, read_layer=1),
     "mean_pool": lambda: MeanPool(WIDTH, RATIO, write_layer=1, read_layer=0),
     "in_context_autoencoder": lambda: InContextAutoencoder(WIDTH, RATIO),
-    "selected_key_values": lambda: SelectedKeyValues(WIDTH, RATIO, max_slots=16, sinks=1, layer_share=0.7),
+    "selected_key_values": lambda: SelectedKeyValues(WIDTH, RATIO, max_slots=8, sinks=1, layer_share=0.7),
 }
 
 
