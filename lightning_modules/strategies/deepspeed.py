@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from lightning_modules.global_means import NOT_FINITE
 from lightning_modules.strategies.ordered_reduction import reduce_in_order
 from r3mem.errors import ConfigError, R3MemError
+from r3mem.extras import check_installed
 
 ADVICE = (
     "take stage 2, which splits all that training adds to a frozen backbone; where the backbone itself does not fit, "
@@ -69,6 +70,7 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
     ) -> None:
         if stage not in (1, 2):
             raise ConfigError(f"ZeRO stage {stage} cannot train this model: {ADVICE}")
+        check_installed("deepspeed", "AdapterDeepSpeedStrategy (on Linux)")
         if not torch.cuda.is_available():
             # Before DeepSpeed is imported, which would look for an accelerator and tell of it.
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
