@@ -32,6 +32,7 @@ from typing import Any
 from datamodules.record_text import RecordText
 from datamodules.text_files import COMPRESSIONS, content_suffix, read_lines
 from r3mem.errors import InputError
+from r3mem.extras import importing
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex")
 CODE_SUFFIXES = tuple(
@@ -337,8 +338,9 @@ def _json_lines(path: Path) -> Iterator[Record]:
 
 def _load(builder: str, /, **options: Any) -> Any:
     # Importing it takes over a second, which plain files need not pay.
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
+    with importing("datasets", f"reading {options.get('data_files', builder)}"):
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
 
     try:
         return load_dataset(builder, streaming=True, **options)

@@ -18,8 +18,7 @@ FREE = {"attn_implementation", "gradient_checkpointing", "pack", "lora_dropout"}
 def settings_of(model: R3Mem) -> dict[str, Any]:
     """What a model is made of, as plain data; None in the place of a part that cannot be described.
 
-    The hierarchy and the prior are left out: they decide how documents are cut and how recall reads, not what was
-    trained.
+    The hierarchy is left out: it decides how documents are cut, not what was trained.
 
     Args:
         model: At its own ratio.

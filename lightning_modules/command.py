@@ -13,6 +13,8 @@ from typing import NoReturn
 
 from lightning_modules import phases, quick_check
 from r3mem import __version__
+from r3mem.errors import told_in_a_line
+from r3mem.extras import check_installed
 from r3mem.suggestions import nearest
 
 #: Of LightningCLI, with what each does.
@@ -70,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         wrong = quick_check.wrong(word, given[1:]) if word in RUNS else None
         if wrong:
             _refuse(wrong, f"r3mem {word} --help")
+        with told_in_a_line():
+            check_installed("training", "r3mem fit, validate, test and predict")
         if not {"-h", "--help"} & set(given):
             phases.begin("importing torch, transformers and Lightning")
         from lightning_modules.cli import main as run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning_modules.memory_module import MemoryModule
 from lightning_modules.run_settings import SETTINGS
 from lightning_modules.whole_checkpoints import read_whole
+from r3mem.components import without_removed
 from r3mem.errors import ConfigError, InputError
 from r3mem.hierarchy import Flat
 
@@ -61,11 +63,12 @@ def _build(path: Path) -> MemoryModule:
         raise InputError(f"{path} is not YAML ({type(error).__name__})") from error
     if not isinstance(settings, dict) or "model" not in settings:
         raise ConfigError(f"{path} has no model: give the {SETTINGS} that the run wrote")
+    given = _of_this_version(settings)
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(MemoryModule, "model")
     parser.add_subclass_arguments(LightningDataModule, "data", required=False)
     try:
-        parsed = parser.parse_object({key: settings[key] for key in ("model", "data") if key in settings})
+        parsed = parser.parse_object({key: given[key] for key in ("model", "data") if key in given})
     except Exception as error:  # jsonargparse lets through what constructors' types raise.
         raise ConfigError(f"{path} does not describe a model: {' '.join(str(error).split())}") from error
     made = parser.instantiate(parsed)
@@ -75,3 +78,28 @@ def _build(path: Path) -> MemoryModule:
     if module.follows_data and tokens is not None:
         module.model.hierarchy = Flat(tokens)
     return module
+
+
+def _of_this_version(settings: Any) -> Any:
+    """Settings that an earlier version wrote, which names every argument, less what this one no longer has.
+
+    Raises:
+        ConfigError: What it no longer has was in use.
+    """
+    if isinstance(settings, list):
+        return [_of_this_version(item) for item in settings]
+    if not isinstance(settings, dict):
+        return settings
+    made = {key: _of_this_version(value) for key, value in settings.items()}
+    path, arguments = made.get("class_path"), made.get("init_args")
+    if isinstance(path, str) and isinstance(arguments, dict):
+        try:
+            cls = pydoc.locate(path)
+        except pydoc.ErrorDuringImport:
+            cls = None  # The parser says what is wrong with it.
+        if isinstance(cls, type):
+            made["init_args"] = without_removed(cls, arguments)
+    model = made.get("model")
+    if isinstance(model, dict):
+        made["model"] = without_removed(MemoryModule, model)
+    return made

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning_modules import phases
 from r3mem.errors import told_in_a_line
+from r3mem.extras import check_installed
 from r3mem.suggestions import Arguments
 
 
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--config", type=Path, metavar="FILE", help="the run's settings; config.yaml beside the checkpoint if left out"
     )
     args = p.parse(arguments)
+    with told_in_a_line():
+        check_installed("training", "r3mem export")
     phases.begin("importing torch, transformers and Lightning")
     # Only now, so that a mistyped option is answered at once.
     from lightning_modules.export import export

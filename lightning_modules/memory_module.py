@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Container, Iterable
 from dataclasses import fields
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -41,7 +41,6 @@ from r3mem.next_tokens import Scores
 from r3mem.objectives import Objective
 from r3mem.query_template import TEMPLATE, QueryTemplate
 from r3mem.reversible import Decoder
-from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.segment_model import Step
 
 CHECKPOINT_FORMAT = 1
@@ -59,7 +58,6 @@ class MemoryModule(LightningModule):
         decoder: The reversible stack, or what stands in its place (SEAM 2).
         hierarchy: Document to segments (SEAM 3). None cuts as the data module does: every ``segment_tokens`` of its.
         objective: Terms and weights of the loss.
-        prior: Settles thin readings at recall.
         optimizer: Optimiser of all trainable parameters.
         warmup_steps: Optimiser steps over which the learning rate rises; after them it falls as a cosine.
         final_lr: Learning rate at the end, as a share of the highest.
@@ -75,6 +73,9 @@ class MemoryModule(LightningModule):
             None for weights as they are drawn. A checkpoint that is resumed goes before it.
     """
 
+    # Named by the settings of earlier versions' runs.
+    removed_arguments: ClassVar = {"prior": None}
+
     def __init__(
         self,
         backbone: Backbone,
@@ -82,7 +83,6 @@ class MemoryModule(LightningModule):
         decoder: Decoder,
         hierarchy: Hierarchy | None = None,
         objective: Objective | None = None,
-        prior: LanguageModelPrior | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_steps: int = 20,
         final_lr: float = 0.1,
@@ -98,7 +98,7 @@ class MemoryModule(LightningModule):
             raise ConfigError(
                 f"bptt_segments {bptt_segments} is not possible; gradients flow through at least 1 segment"
             )
-        self.model = R3Mem(backbone, compressor, decoder, hierarchy or Flat(), prior)
+        self.model = R3Mem(backbone, compressor, decoder, hierarchy or Flat())
         if start_from is not None:
             saving.begin_from(self.model, start_from)
         self.objective = objective or Objective()

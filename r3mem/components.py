@@ -45,6 +45,31 @@ def describe(component: Any) -> Description:
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
 
 
+def removed_arguments(cls: type) -> Description:
+    """Arguments that a class had in an earlier version, each with the only value that can still be built.
+
+    A class says so in ``removed_arguments``; a subclass with a constructor of its own never had them.
+    """
+    owner = next(owner for owner in cls.__mro__ if "__init__" in vars(owner))
+    return dict(vars(owner).get("removed_arguments", {}))
+
+
+def without_removed(cls: type, arguments: Description) -> Description:
+    """Arguments that an earlier version wrote, less those that the class no longer has.
+
+    Raises:
+        ConfigError: One of them had another value than the one that can still be built.
+    """
+    removed = removed_arguments(cls)
+    for name, value in removed.items():
+        if arguments.get(name, value) != value:
+            raise ConfigError(
+                f"{cls.__qualname__} was saved with {name} {arguments[name]}, which this version no longer has: "
+                "use the version that wrote it"
+            )
+    return {name: value for name, value in arguments.items() if name not in removed}
+
+
 def build(description: Description, expected: type) -> Any:
     """The component that :func:`describe` described.
 
@@ -60,7 +85,8 @@ def build(description: Description, expected: type) -> Any:
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, expected)):
         raise ConfigError(f"{description['class_path']} is not a {expected.__name__}")
-    arguments = {name: _rebuilt(value) for name, value in description["init_args"].items()}
+    given = without_removed(cls, description["init_args"])
+    arguments = {name: _rebuilt(value) for name, value in given.items()}
     try:
         inspect.signature(cls).bind(**arguments)
     except TypeError as error:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from r3mem.errors import ConfigError
+from r3mem.extras import check_installed
 
 #: Weights that share a scale.
 BLOCK = 64
@@ -32,8 +32,7 @@ def four_bit_options(dtype: torch.dtype) -> dict[str, Any]:
     Raises:
         ConfigError: bitsandbytes is not installed.
     """
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError(f"load_in_4bit needs bitsandbytes, which is not installed: {INSTALL}")
+    check_installed("quantised", "load_in_4bit")
     config = cast(Any, BitsAndBytesConfig)(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )

@@ -20,7 +20,6 @@ from r3mem.errors import ConfigError, FingerprintError, InputError, R3MemError
 from r3mem.given_paths import given_path
 from r3mem.hierarchy import Hierarchy
 from r3mem.reversible import Decoder
-from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.scratch_folder import scratch_beside
 from r3mem.seal import RESTORE, check_sealed, read_sealed, sealed, tensors_digest
 from r3mem.tensor_file import DAMAGE, read_whole, write_tensors, writing
@@ -104,7 +103,6 @@ def save(model: R3Mem, folder: Path) -> None:
         "compressor": describe(model.compressor),
         "decoder": describe(model.decoder),
         "hierarchy": describe(model.hierarchy),
-        "prior": None if model.exact.prior is None else describe(model.exact.prior),
         "weights": tensors_digest(tensors, PLAIN),
     }
     with writing(folder):
@@ -200,13 +198,16 @@ def _build(about: dict[str, Any], source: str, cls: type[R3Mem], backbone_option
         )
     backbone: Backbone = build({**about["backbone"], "init_args": {**saved, **backbone_options}}, Backbone)
     _check_backbone(backbone, about["backbone_fingerprint"], saved, source)
-    prior = None if about["prior"] is None else build(about["prior"], LanguageModelPrior)
+    if about.get("prior") is not None:
+        raise FingerprintError(
+            f"{source} has a {about['prior']['class_path'].rpartition('.')[2]}, which this version no longer has: "
+            "use the version that wrote it"
+        )
     return cls(
         backbone,
         build(about["compressor"], Compressor),
         build(about["decoder"], Decoder),
         build(about["hierarchy"], Hierarchy),
-        prior,
     )
 
 

@@ -41,7 +41,6 @@ from r3mem.next_tokens import Scores, logits_of
 from r3mem.prefix import Prefix
 from r3mem.ratio_in_force import RATIO_GUARD, AtRatio, having, in_force, put
 from r3mem.reversible import Decoder, PositionBinding, ReversibleStack
-from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.quantise import Precision, Quantised, dequantise, quantise
 from r3mem.reversible.text_side import Proof, TextSide
 from r3mem.weight_names import WEIGHT_NAMES, KeptName, Weights, acting, name_of
@@ -89,7 +88,6 @@ class SegmentModel(Switched):
         compressor: Text to initial memory stream (SEAM 1); None for `SelectedKeyValues`.
         decoder: The reversible stack, or what stands in its place (SEAM 2); None for a stack of one `PositionBinding`.
         hierarchy: Document to segments (SEAM 3); None for segments of equal length.
-        prior: Settles thin readings by the language model's expectation.
     """
 
     def __init__(
@@ -98,12 +96,11 @@ class SegmentModel(Switched):
         compressor: Compressor | None = None,
         decoder: Decoder | None = None,
         hierarchy: Hierarchy | None = None,
-        prior: LanguageModelPrior | None = None,
     ) -> None:
         super().__init__()
         if backbone is None:
             backbone = Backbone(lora_rank=0)
-        _check_kinds(backbone, compressor, decoder, hierarchy, prior)
+        _check_kinds(backbone, compressor, decoder, hierarchy)
         if compressor is None:
             compressor = SelectedKeyValues(backbone.width)
         if decoder is None:
@@ -131,7 +128,7 @@ class SegmentModel(Switched):
         self.level_embedding = nn.Embedding(n_levels, self.memory_width) if n_levels > 1 else None
         if self.level_embedding is not None:
             nn.init.zeros_(self.level_embedding.weight)
-        self.exact = decoder.text_side(backbone, compressor, prior)
+        self.exact = decoder.text_side(backbone, compressor)
         self._adapters, self._weights = KeptName(), KeptName()
 
     @property
@@ -232,26 +229,22 @@ class SegmentModel(Switched):
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Names of backbone, decoder (at its ratio), prior, compressor, adapters and the compressor's weights.
+        """Names of backbone, decoder (at its ratio), compressor, adapters and the compressor's weights.
 
-        A memory of another backbone, decoder or prior is refused. One of another compressor can be recalled and not
+        A memory of another backbone or decoder is refused. One of another compressor can be recalled and not
         read; one of the same class with other settings, other weights or other adapters is read with a warning.
-        Adapters that change nothing, such as untrained ones, are ``none``. ``text`` is ``data``: control strings in
-        texts are text (`r3mem.text_ids`); memories that do not say so may hold control tokens. They are recalled as
-        ever.
+        Adapters that change nothing, such as untrained ones, are ``none``. So is ``prior``, with which earlier versions
+        could recall. ``text`` is ``data``: control strings in texts are text (`r3mem.text_ids`); memories that do not
+        say so may hold control tokens. They are recalled as ever.
         """
         return {
             "backbone": self.backbone.fingerprint,
             "stack": saving.digest(*self.exact.identity()),
-            "prior": "none" if self.exact.prior is None else self._prior_name(),
+            "prior": "none",
             "compressor": self._compressor_name(),
             **self._weight_names(),
             "text": "data",
         }
-
-    def _prior_name(self) -> str:
-        """The prior, and the precision of what it expects."""
-        return saving.digest({**describe(self.exact.prior), "precision": self.backbone.precision})
 
     def _weight_names(self) -> dict[str, str]:
         """Of `WEIGHT_NAMES`; kept while nothing trains."""
@@ -506,6 +499,11 @@ class SegmentModel(Switched):
         for part in RECALL_NAMES:
             value = own[part]
             if memory.fingerprint.get(part) != value:
+                if part == "prior":
+                    raise FingerprintError(
+                        "this memory needs the LanguageModelPrior with which it was made, and this version has none: "
+                        "recall its text with the version that made it, then retain it again"
+                    )
                 raise FingerprintError(
                     f"this memory was made by another {part} ({memory.fingerprint.get(part)}, here {value}; its ratio "
                     f"is {memory.ratio}; the backbone computes in {self.backbone.precision} here): "
@@ -642,8 +640,7 @@ def _check_kinds(backbone: object, *others: object) -> None:
     Raises:
         ConfigError: Says which, and what belongs there.
     """
-    kinds = {"backbone": Backbone, "compressor": Compressor, "decoder": Decoder, "hierarchy": Hierarchy,
-             "prior": LanguageModelPrior}  # fmt: skip
+    kinds = {"backbone": Backbone, "compressor": Compressor, "decoder": Decoder, "hierarchy": Hierarchy}
     for (name, kind), part in zip(kinds.items(), (backbone, *others), strict=True):
         if part is not None and not isinstance(part, kind):
             raise ConfigError(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from r3mem import ConfigError
-from r3mem.components import build, describe
+from r3mem.components import build, describe, removed_arguments
 from r3mem.compressors import Compressor, MeanPool
 from r3mem.hierarchy import BlankLines, Flat, Hierarchy, Structure
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
@@ -81,3 +81,25 @@ def test_arguments_of_another_version() -> None:
     described["init_args"]["gone"] = 1
     with pytest.raises(ConfigError, match=r"r3mem\.hierarchy\.flat\.Flat.*gone"):
         build(described, Hierarchy)
+
+
+def test_arguments_that_a_class_no_longer_has() -> None:
+    """Files of earlier versions name them: what did nothing is left out, what was in use is told."""
+    described = describe(PositionBinding(32, 4, share=0.5))
+    described["init_args"]["trainable"] = False
+    assert describe(build(described, PositionBinding)) == describe(PositionBinding(32, 4, share=0.5))
+    described["init_args"]["trainable"] = True
+    with pytest.raises(ConfigError, match=r"PositionBinding was saved with trainable True.*the version that wrote it"):
+        build(described, PositionBinding)
+
+
+def test_a_subclass_with_its_own_constructor_never_had_them() -> None:
+    class Inherits(PositionBinding):
+        pass
+
+    class Own(PositionBinding):
+        def __init__(self, width: int) -> None:
+            super().__init__(width, 4)
+
+    assert removed_arguments(Inherits) == {"trainable": False} and removed_arguments(Own) == {}
+    assert removed_arguments(MeanPool) == {}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig, PreTrainedTokenizerFast
 
-from r3mem import Backbone, ConfigError, R3Mem, Segments, backbone_source, four_bit
+from r3mem import Backbone, ConfigError, R3Mem, Segments, backbone_source, extras, four_bit
 from r3mem.compressors import VirtualTokens
 from r3mem.objectives import forward_nll
 from r3mem.reversible import PositionBinding, ReversibleStack
@@ -49,8 +49,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, byte_tokenizer: PreTr
 
 
 def test_a_missing_bitsandbytes_is_named(backbone_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(four_bit, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"not installed: pip install 'r3mem\[quantised\]'.*load_in_4bit to false"):
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"load_in_4bit needs bitsandbytes .*: pip install 'r3mem\[quantised\]'"):
         Backbone(str(backbone_folder), load_in_4bit=True)
     assert Backbone(str(backbone_folder)).load_in_4bit is False
 
@@ -62,7 +62,7 @@ def test_what_bitsandbytes_cannot_do_here_is_said(
     def refuses(*_: Any, **options: Any) -> None:
         raise kind("None of the available devices are supported\nby this version")
 
-    monkeypatch.setattr(four_bit, "find_spec", lambda _: True)
+    monkeypatch.setattr(extras, "find_spec", lambda _: True)
     monkeypatch.setattr(backbone_source.AutoModelForCausalLM, "from_pretrained", refuses)
     with pytest.raises(ConfigError, match=r"not quantise.*\(None of the available.*supported\): pip install"):
         Backbone(str(backbone_folder), load_in_4bit=True)
@@ -71,7 +71,7 @@ def test_what_bitsandbytes_cannot_do_here_is_said(
 
 
 def test_what_transformers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(four_bit, "find_spec", lambda _: True)
+    monkeypatch.setattr(extras, "find_spec", lambda _: True)
     config = four_bit.four_bit_options(torch.bfloat16)["quantization_config"]
     assert config.load_in_4bit and config.bnb_4bit_quant_type == "nf4" and config.bnb_4bit_use_double_quant
     assert config.bnb_4bit_compute_dtype == torch.bfloat16

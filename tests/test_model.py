@@ -19,7 +19,6 @@ from r3mem.compressors import VirtualTokens
 from r3mem.evaluation_mode import evaluating
 from r3mem.hierarchy import Flat
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
-from r3mem.reversible.language_prior import LanguageModelPrior
 from tests.tiny_models import (
     RATIO,
     SEGMENT,
@@ -219,12 +218,13 @@ def test_a_model_of_another_ratio_reads_a_memory_and_does_not_go_on_from_it(
         other.retain(TEXT, memory)
 
 
-def test_memory_read_with_another_prior_is_refused(tiny_backbone: Callable[..., Backbone]) -> None:
-    without = tiny_r3mem(tiny_backbone())
-    with_prior = tiny_r3mem(tiny_backbone(), prior=LanguageModelPrior(sigma=1.0))
-    for maker, reader in ((without, with_prior), (with_prior, without)):
-        with pytest.raises(FingerprintError, match="another prior"):
-            reader.recall(maker.retain(TEXT))
+def test_a_memory_that_needs_a_prior_is_refused_by_name(model: R3Mem) -> None:
+    memory = model.retain(TEXT)
+    assert memory.fingerprint["prior"] == "none"
+    memory.fingerprint = {**memory.fingerprint, "prior": "0f0f0f0f0f0f0f0f"}
+    for use in (model.recall, model.state, lambda m: model.retain(TEXT, m)):
+        with pytest.raises(FingerprintError, match=r"needs the LanguageModelPrior.*the version that made it"):
+            use(memory)
 
 
 def test_text_that_cannot_be_retained(model: R3Mem) -> None:
@@ -311,26 +311,6 @@ def test_the_stored_state_is_what_the_next_segment_reads(model: R3Mem) -> None:
         again = model.step(text, first, logits=False).state.slots_BKD
     step = float(memory.rest_scale_TK[1].max())
     assert (again - model.state(memory).slots_BKD).abs().max() < step * WIDTH**0.5
-
-
-# -- the language model's prior --------------------------------------------------------------------------------------
-
-
-def test_prior_of_a_model_that_knows_the_text_reads_more_of_it(byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    llama, ids = tiny_model(), list(b"the cat sat on the mat and ") * 3
-    text = Segments.pad([ids])
-    optimizer = torch.optim.Adam(llama.parameters(), lr=1e-2)
-    for _ in range(40):
-        optimizer.zero_grad()
-        llama(text.ids_BN, labels=text.ids_BN).loss.backward()
-        optimizer.step()
-    options = {"share": RATIO / WIDTH}
-    blind = tiny_r3mem(Backbone.wrap(llama, byte_tokenizer, lora_rank=0), **options)
-    prior = LanguageModelPrior(sigma=0.05, tolerance=0.1, k=16)
-    guided = tiny_r3mem(Backbone.wrap(llama, byte_tokenizer, lora_rank=0), prior=prior, **options)
-    without, with_prior = (m.retain(ids, precision="int8") for m in (blind, guided))
-    assert 0 < sum(with_prior.wrong) < sum(without.wrong)
-    assert guided.recall_ids(with_prior) == ids and blind.recall_ids(without) == ids
 
 
 # -- other ratios ----------------------------------------------------------------------------------------------------

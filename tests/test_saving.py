@@ -17,7 +17,6 @@ from r3mem.compressors import VirtualTokens
 from r3mem.hierarchy import Flat
 from r3mem.objectives import forward_nll
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack, TransformerCoupling
-from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.seal import sealed
 from r3mem.segment_model import joined
 from tests.tiny_models import TEXT, WIDTH, same_memory, tiny_model, tiny_r3mem
@@ -32,7 +31,6 @@ def trained(backbone_folder: Path) -> R3Mem:
         VirtualTokens(WIDTH, 4, write_layer=2, read_layer=1, pooled=0.3),
         ReversibleStack(couplings, invertible_backward=False),
         Flat(16, query_tokens=5),
-        LanguageModelPrior(sigma=0.4, k=3),
     )
     model.calibrate(segment_tokens=16, segments=16)
     generator = torch.Generator().manual_seed(0)
@@ -51,7 +49,7 @@ def test_round_trip(trained: R3Mem, tmp_path: Path) -> None:
     options = {"max_new_tokens": 8, "do_sample": False}
     assert again.generate("go", memory, **options) == trained.generate("go", memory, **options)
     assert (again.backbone.lora_alpha, again.backbone.lora_targets) == (7.5, ["q_proj"])
-    assert (again.hierarchy.query_tokens, again.exact.prior.k, again.decoder.invertible_backward) == (5, 3, False)
+    assert (again.hierarchy.query_tokens, again.decoder.invertible_backward) == (5, False)
     assert not again.training
 
 
@@ -114,6 +112,12 @@ def test_saved_files_that_do_not_fit(trained: R3Mem, tmp_path: Path) -> None:
     rewrite(compressor={"class_path": "no.such.Compressor", "init_args": {}})
     with pytest.raises(ConfigError, match="cannot be imported"):
         R3Mem.from_pretrained(tmp_path)
+    prior = {"class_path": "r3mem.reversible.language_prior.LanguageModelPrior", "init_args": {"sigma": 0.4}}
+    rewrite(prior=prior)
+    with pytest.raises(FingerprintError, match=r"has a LanguageModelPrior, which this version no longer has"):
+        R3Mem.from_pretrained(tmp_path)
+    rewrite(prior=None)
+    assert R3Mem.from_pretrained(tmp_path).fingerprint == trained.fingerprint
     fewer = {**about["decoder"]["init_args"], "couplings": about["decoder"]["init_args"]["couplings"][:2]}
     rewrite(decoder={**about["decoder"], "init_args": fewer})
     with pytest.raises(FingerprintError, match="weights do not fit this model"):

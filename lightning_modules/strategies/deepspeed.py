@@ -25,12 +25,15 @@ from torch.optim import Optimizer
 from lightning_modules.global_means import NOT_FINITE
 from lightning_modules.strategies.ordered_reduction import reduce_in_order
 from r3mem.errors import ConfigError, R3MemError
+from r3mem.extras import check_installed
 
 ADVICE = (
     "take stage 2, which splits all that training adds to a frozen backbone; where the backbone itself does not fit, "
     "split its layers with lightning_modules.strategies.AdapterFSDPStrategy (configs/trainer/fsdp.yaml)"
 )
 
+# Numbers of a buffer in which gradients are summed, or weights put together. Two buffers of Lightning's 200 million
+# would be 1.5 GiB of a GPU, several times what adapters are. A file of DeepSpeed's settings (`config`) can name others.
 BUCKET = 10_000_000
 
 
@@ -53,9 +56,6 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
             frozen weights too, is refused: passes over segments end at the layers where memories are written, and
             DeepSpeed's bookkeeping of who holds a weight does not survive that. `AdapterFSDPStrategy` splits them.
         process_group_backend: gloo or nccl; None takes gloo on CPUs, nccl on GPUs.
-        reduce_bucket_size: Numbers of a buffer in which gradients are summed. Two buffers of Lightning's 200 million
-            would be 1.5 GiB of a GPU, several times what adapters are.
-        allgather_bucket_size: Numbers of a buffer in which weights are put together.
         **options: Those of Lightning's strategy.
     """
 
@@ -63,20 +63,19 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
         self,
         stage: int = 2,
         process_group_backend: str | None = None,
-        reduce_bucket_size: int = BUCKET,
-        allgather_bucket_size: int = BUCKET,
         **options: Any,
     ) -> None:
         if stage not in (1, 2):
             raise ConfigError(f"ZeRO stage {stage} cannot train this model: {ADVICE}")
+        check_installed("deepspeed", "AdapterDeepSpeedStrategy (on Linux)")
         if not torch.cuda.is_available():
             # Before DeepSpeed is imported, which would look for an accelerator and tell of it.
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         super().__init__(
             stage=stage,
             process_group_backend=process_group_backend,
-            reduce_bucket_size=reduce_bucket_size,
-            allgather_bucket_size=allgather_bucket_size,
+            reduce_bucket_size=BUCKET,
+            allgather_bucket_size=BUCKET,
             **options,
         )
         # A file of DeepSpeed's settings takes the place of all arguments.

@@ -19,7 +19,8 @@ class Node:
         end: One past its last token.
         level: 0 is the document level; deeper levels are finer.
         parent: Index of the node that this one refines, in the tree's list of nodes; None at the top.
-        mentions: Entity mentions that begin in the segment, in characters of the document.
+        mentions: Entity mentions that begin in the segment, in characters of the document; none where no level makes
+            queries and the document has none marked.
     """
 
     start: int

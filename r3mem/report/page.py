@@ -6,11 +6,14 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.table import Table
-
+from r3mem.extras import importing
 from r3mem.report.comparison import OURS, Comparison
 from r3mem.report.runs import Place
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COSTS = ("train_seconds", "train_tokens_per_second", "evaluation_seconds", "peak_mib", "parameters")
 # Figures beside the main one: how many tokens of an answer are right where hardly any answer is right as a whole.
@@ -37,6 +40,8 @@ def headline(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def terminal_table(comparison: Comparison) -> Table:
     """The one table, for rich."""
+    with importing("report", "the table in the terminal"):
+        from rich.table import Table
     columns, rows = headline(comparison)
     table = Table(title="Comparison: mean ± standard deviation over seeds", title_justify="left")
     for column in columns:

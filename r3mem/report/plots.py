@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from r3mem.extras import importing
 from r3mem.report.comparison import Comparison, Score
 
 OURS = ("#c1121f", "#f77f00", "#7b2cbf", "#d81159")
@@ -131,11 +132,12 @@ def _bars(scores: Sequence[Score]) -> list[list[float]] | None:
 @contextmanager
 def _panels(comparison: Comparison, tasks: list[str], path: Path) -> Iterator[list[tuple[str, Any]]]:
     """A panel for each task, to be drawn inside; then one legend at the side, and the file is written."""
-    import matplotlib
+    with importing("report", "drawing plots"):
+        import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.lines import Line2D
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+        from matplotlib.lines import Line2D
 
     columns = min(PANELS_A_ROW, len(tasks))
     n_rows = -(-len(tasks) // columns)

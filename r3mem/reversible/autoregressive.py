@@ -24,7 +24,6 @@ from r3mem.components import Description, describe
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
 from r3mem.reversible.base import Decoder, Speller
-from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.masks import token_mask
 from r3mem.reversible.text_side import TextSide
 from r3mem.stepwise import Stepwise
@@ -71,17 +70,8 @@ class AutoregressiveDecoder(Decoder):
         """Nothing moves: the residual is the whole text, the memory what it was. See `Decoder.retain`."""
         return text_BND, memory_BKD
 
-    def text_side(self, backbone: Backbone, speller: Speller, prior: LanguageModelPrior | None) -> TextSide:
-        """Words are spelt out; see `Decoder.text_side`.
-
-        Raises:
-            ConfigError: There is a prior.
-        """
-        if prior is not None:
-            raise ConfigError(
-                "a prior settles readings of a reversible stack; the AutoregressiveDecoder is a language model itself: "
-                "leave the prior out"
-            )
+    def text_side(self, backbone: Backbone, speller: Speller) -> TextSide:
+        """Words are spelt out; see `Decoder.text_side`."""
         return SpeltText(self, backbone, speller)
 
     def at_ratio(self, ratio: int) -> AutoregressiveDecoder:

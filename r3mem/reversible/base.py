@@ -16,7 +16,6 @@ from r3mem.errors import ConfigError
 from r3mem.evaluation_mode import Switched
 from r3mem.memory import MemoryState
 from r3mem.prefix import Prefix
-from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.text_side import TextSide
 
 
@@ -136,16 +135,12 @@ class Decoder(Switched, ABC):
         """
 
     @abstractmethod
-    def text_side(self, backbone: Backbone, speller: Speller, prior: LanguageModelPrior | None) -> TextSide:
+    def text_side(self, backbone: Backbone, speller: Speller) -> TextSide:
         """What reads words off this decoder's memories, exactly or not at all.
 
         Args:
             backbone: The model's.
             speller: The model's compressor.
-            prior: Settles doubtful readings; None for none.
-
-        Raises:
-            ConfigError: The decoder has no use for a prior.
         """
 
     @abstractmethod

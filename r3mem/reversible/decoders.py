@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from r3mem.components import Description, describe
+from r3mem.components import Description, describe, removed_arguments
 from r3mem.memory import Segments
-from r3mem.reversible.language_prior import LanguageModelPrior, LogitsOf
 from r3mem.reversible.masks import token_mask
 from r3mem.reversible.position_binding import PositionBinding
 from r3mem.reversible.readout import NearestToken
@@ -36,19 +35,11 @@ class ExactText(TextSide, nn.Module):
     Args:
         stack: The reversible stack.
         embedding_VD: The backbone's input embeddings.
-        prior: Settles readings with a thin margin by the language model's own expectation; None leaves it to distance.
-        logits_of: That language model; needed with a prior.
     """
 
-    def __init__(
-        self,
-        stack: ReversibleStack,
-        embedding_VD: Tensor,
-        prior: LanguageModelPrior | None = None,
-        logits_of: LogitsOf | None = None,
-    ) -> None:
+    def __init__(self, stack: ReversibleStack, embedding_VD: Tensor) -> None:
         super().__init__()
-        self.stack, self.prior, self.logits_of = stack, prior, logits_of
+        self.stack = stack
         # The same words in float32 and in bfloat16: a memory of one is recalled with the other.
         self.table = TextTable(embedding_VD.to(torch.bfloat16))
         self.vocabulary = len(embedding_VD)
@@ -67,8 +58,9 @@ class ExactText(TextSide, nn.Module):
         """The stack and its weights, however its gradients are computed. See :meth:`TextSide.identity`."""
         stack = describe(self.stack)
         stack["init_args"].pop("invertible_backward", None)
-        for coupling in stack["init_args"].get("couplings", []):
-            # Arguments that came later do not rename the stacks that do without them.
+        for kind, coupling in zip(self.stack.couplings, stack["init_args"].get("couplings", []), strict=False):
+            # Arguments that came later do not rename the stacks that do without them, nor do those that went.
+            coupling["init_args"] |= removed_arguments(type(kind))
             for name, unset in (("token_dims", None), ("block", None), ("amplitude", 1.0)):
                 if coupling["init_args"].get(name, 0) == unset:
                     del coupling["init_args"][name]
@@ -83,19 +75,16 @@ class ExactText(TextSide, nn.Module):
     def readout(self) -> NearestToken:
         """Nearest-row search over the vocabulary, in code dimensions where the stack has them.
 
-        Kept until the projection changes; of a fixed projection one for each ratio in use, since a tree switches ratios
-        at every level and a search takes up to half a second to build.
+        One is kept for each ratio in use, since a tree switches ratios at every level and a search takes up to half a
+        second to build.
         """
         binding, table_VD = self.binding, self.table.table_VD
         key: tuple[object, ...] = (table_VD.device,)
-        if binding is not None and binding.trainable:
-            # In-place updates, those of an optimiser and of loading among them, count the version up.
-            key += (binding.projection_CD.data_ptr(), binding.projection_CD._version)
-        elif binding is not None:
+        if binding is not None:
             key += (binding.width, binding.code_dims, binding.seed)
         found = self._readouts.get(key)
         if found is None:
-            if len(self._readouts) >= MOST_READOUTS or (binding is not None and binding.trainable):
+            if len(self._readouts) >= MOST_READOUTS:
                 self._readouts.clear()
             table = table_VD if binding is None else binding.code_table(table_VD)
             # Another thread may have cleared the others meanwhile, or made the same.
@@ -117,12 +106,9 @@ class ExactText(TextSide, nn.Module):
         text_BND, _ = self.stack.recall(memory_BKD, lengths_B, n_tokens)
         return text_BND if binding is None else binding.code_table(text_BND)
 
-    def read(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> tuple[Segments, Tensor]:
-        """Nearest tokens, the prior not asked; thin where two rows are about as near. See :meth:`TextSide.read`."""
-        return self._read(memory_BKD, lengths_B, n_tokens, settle=False)
-
     @torch.no_grad()
-    def _read(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int, settle: bool) -> tuple[Segments, Tensor]:
+    def read(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> tuple[Segments, Tensor]:
+        """Nearest tokens; thin where two rows are about as near. See :meth:`TextSide.read`."""
         codes_BNC = self.codes(memory_BKD, lengths_B, n_tokens)
         mask_BN = token_mask(lengths_B, n_tokens)
         codes_MC = codes_BNC[mask_BN]
@@ -131,15 +117,13 @@ class ExactText(TextSide, nn.Module):
         thin_BN = torch.zeros_like(mask_BN)
         ids_BN[mask_BN] = ids_M
         thin_BN[mask_BN] = self.readout.ambiguous(codes_MC, distance_M)
-        if settle and self.prior is not None and self.logits_of is not None:
-            ids_BN = self.prior.refine(codes_BNC, self.readout, ids_BN, mask_BN, self.logits_of)
         return Segments(ids_BN, lengths_B), thin_BN
 
     def _compared(self, text: Segments, memory_BKD: Tensor) -> tuple[Tensor, Tensor]:
-        read, thin_BN = self._read(memory_BKD, text.lengths_B, text.ids_BN.shape[1], settle=True)
+        read, thin_BN = self.read(memory_BKD, text.lengths_B, text.ids_BN.shape[1])
         wrong_BN = read.ids_BN != text.ids_BN
         return wrong_BN, wrong_BN | thin_BN
 
     def _recalled(self, memory_BKD: Tensor, lengths_B: Tensor, corrected_BN: Tensor) -> Tensor:
-        read, _ = self._read(memory_BKD, lengths_B, corrected_BN.shape[1], settle=True)
+        read, _ = self.read(memory_BKD, lengths_B, corrected_BN.shape[1])
         return torch.where(corrected_BN >= 0, corrected_BN, read.ids_BN)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,10 +37,10 @@ class PositionBinding(Coupling):
 
     Slots of keys and values are read by attention, which words disturb. There they are few (``token_dims``), in the
     first dimensions of the slot (``block``), and quiet (``amplitude``): F is multiplied by it, G divided.
-
-    With ``trainable=True`` both are parameters, orthonormalised (QR) at each use: the promises above hold at every step
-    of training, and an untrained coupling is the same as the fixed one.
     """
+
+    # Earlier versions could train both matrices; their saved stacks name it.
+    removed_arguments: ClassVar = {"trainable": False}
 
     def __init__(
         self,
@@ -47,7 +48,6 @@ class PositionBinding(Coupling):
         ratio: int,
         share: float = 0.25,
         seed: int = 0,
-        trainable: bool = False,
         token_dims: int | None = None,
         block: int | None = None,
         amplitude: float = 1.0,
@@ -59,7 +59,6 @@ class PositionBinding(Coupling):
             ratio: Text tokens per virtual token.
             share: Part of a slot's dimensions that carries words, above 0 and at most 1. C = floor(share * D / ratio).
             seed: Of both matrices. The rotation depends on width and seed alone.
-            trainable: Make both matrices parameters.
             token_dims: Dimensions that a token takes at most: C is the smaller of this and what the share leaves it.
             block: The rotation mixes this many dimensions with each other, the next as many, and so on, so that words
                 take the first dimensions of a slot first; None mixes all.
@@ -88,22 +87,13 @@ class PositionBinding(Coupling):
         self.token_dims, self.block, self.amplitude = token_dims, block, amplitude
         self.width, self.ratio, self.share, self.seed = width, ratio, share, seed
         self.code_dims = code_dims
-        self.trainable = trainable
         rotation_DD, projection_CD = (torch.tensor(m, dtype=torch.float32) for m in self._drawn())
-        if trainable:
-            self.basis_DE = nn.Parameter(rotation_DD[:, : self.share_dims].clone())
-            self.projection_CD = nn.Parameter(projection_CD)
-        else:
-            self.register_buffer("_rotation_DD", rotation_DD, persistent=False)
-            self.register_buffer("_projection_CD", projection_CD, persistent=False)
+        self.register_buffer("_rotation_DD", rotation_DD, persistent=False)
+        self.register_buffer("_projection_CD", projection_CD, persistent=False)
 
     def at_ratio(self, ratio: int) -> PositionBinding:
         """The same rotation, cut into more or fewer blocks; see `Coupling.at_ratio`."""
-        if self.trainable:
-            return super().at_ratio(ratio)  # type: ignore[return-value]
-        made = PositionBinding(
-            self.width, ratio, self.share, self.seed, False, self.token_dims, self.block, self.amplitude
-        )
+        made = PositionBinding(self.width, ratio, self.share, self.seed, self.token_dims, self.block, self.amplitude)
         return made.to(self.get_buffer("_rotation_DD").device)
 
     @property
@@ -114,12 +104,7 @@ class PositionBinding(Coupling):
     @property
     def rotation_DD(self) -> Tensor:
         """Orthogonal, ``[B_1 .. B_ratio | basis of the rest]`` by columns; carries no gradient."""
-        if not self.trainable:
-            return self.get_buffer("_rotation_DD")
-        with torch.no_grad(), full_precision(self.basis_DE.device):
-            basis_DE = self._basis()
-            rest = torch.linalg.qr(basis_DE, mode="complete").Q[:, self.share_dims :]
-            return torch.cat([basis_DE, rest], dim=1)
+        return self.get_buffer("_rotation_DD")
 
     def to_memory(self, text_BND: Tensor, lengths_B: Tensor) -> Tensor:
         """F: ``memory_BKD`` with each token's code in its block; see `Coupling.to_memory`."""
@@ -175,7 +160,7 @@ class PositionBinding(Coupling):
     def extra_repr(self) -> str:
         return (
             f"width={self.width}, ratio={self.ratio}, code_dims={self.code_dims}, share_dims={self.share_dims}, "
-            f"seed={self.seed}, trainable={self.trainable}"
+            f"seed={self.seed}"
         )
 
     def _read(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> Tensor:
@@ -199,13 +184,9 @@ class PositionBinding(Coupling):
         return rotation_DD, np.ascontiguousarray(projection_DC.T)
 
     def _basis(self) -> Tensor:
-        if self.trainable:
-            return _orthonormal_columns(at_least_float32(self.basis_DE))
         return self.get_buffer("_rotation_DD")[:, : self.share_dims]
 
     def _projection(self) -> Tensor:
-        if self.trainable:
-            return _orthonormal_columns(at_least_float32(self.projection_CD).T).T
         return self.get_buffer("_projection_CD")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PositionBinding:
@@ -214,9 +195,6 @@ class PositionBinding(Coupling):
         A module cast to bfloat16 as a whole (a trainer's "true" half precision does so) would keep matrices that are
         orthonormal to two digits only, and words with them.
         """
-        if self.trainable:
-            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-            return self
         before = self.get_buffer("_rotation_DD")
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         after = self.get_buffer("_rotation_DD")
@@ -235,12 +213,6 @@ def _random_orthonormal(rows: int, columns: int, seed: int, stream: int) -> NDAr
     # QR leaves the sign of each column to the library.
     signed: NDArray[np.float64] = q * np.where(np.diag(r) < 0, -1.0, 1.0)
     signed.flags.writeable = False  # Kept for the next coupling of this width: all ratios share one rotation.
-    return signed
-
-
-def _orthonormal_columns(matrix: Tensor) -> Tensor:
-    q, r = torch.linalg.qr(matrix)
-    signed: Tensor = q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q.dtype)
     return signed
 
 

@@ -114,27 +114,24 @@ class NearestToken(nn.Module):
         device = codes_MC.device
         return torch.from_numpy(ids_Mk).to(device), torch.from_numpy(distances_Mk).to(torch.float32).to(device)
 
-    def ambiguous(self, codes_MC: Tensor, distance_M: Tensor, tolerance: float | None = None) -> Tensor:
+    def ambiguous(self, codes_MC: Tensor, distance_M: Tensor) -> Tensor:
         """True where a second token is nearly as near as the first.
 
         Args:
             codes_MC: The codes that were read.
             distance_M: Their distances as ``nearest`` gave them.
-            tolerance: Margin below which a reading is ambiguous; the constructor's when None.
 
         Returns:
             ``ambiguous_M``, bool, on the codes' device: at least two rows lie within ``distance + tolerance``.
 
         Raises:
             InputError: Codes that do not fit the table, or one distance a code is not given.
-            ConfigError: A negative tolerance.
         """
         self._check(codes_MC)
         if distance_M.shape != codes_MC.shape[:1]:
             raise InputError(f"give one distance a code: {tuple(distance_M.shape)} for {tuple(codes_MC.shape)} codes")
-        margin = self.tolerance if tolerance is None else _checked_tolerance(tolerance)
         # The distance was rounded to float32: without the slack the nearest row itself can fall outside the ball.
-        radius_M = (distance_M.detach().to("cpu", torch.float32).double() + margin) * (1 + 1e-6)
+        radius_M = (distance_M.detach().to("cpu", torch.float32).double() + self.tolerance) * (1 + 1e-6)
         if self._way == "tree":
             host_MC = codes_MC.detach().to("cpu", torch.float32).numpy()
             workers = _workers(host_MC)

@@ -19,7 +19,6 @@ from r3mem.reversible.base import Coupling, Decoder, Speller
 from r3mem.reversible.decoders import ExactText
 from r3mem.reversible.full_precision import at_least_float32, full_precision
 from r3mem.reversible.invertible_autograd import MEMORY, TEXT, Step, Streams, run_steps, run_steps_invertibly
-from r3mem.reversible.language_prior import LanguageModelPrior, UntouchedModel
 from r3mem.reversible.masks import keep_where, token_mask
 from r3mem.reversible.random_state import kept_random_state
 from r3mem.reversible.text_side import TextSide
@@ -95,10 +94,9 @@ class ReversibleStack(Decoder):
         memory_BKD, text_BND = self._run((memory_BKD, residual_BND), lengths_B, inverse=True)
         return text_BND, memory_BKD
 
-    def text_side(self, backbone: Backbone, speller: Speller, prior: LanguageModelPrior | None) -> TextSide:
+    def text_side(self, backbone: Backbone, speller: Speller) -> TextSide:
         """Words are read by distance; see `Decoder.text_side`."""
-        logits_of = None if prior is None else UntouchedModel(backbone)
-        return ExactText(self, backbone.embedding_VD, prior, logits_of)
+        return ExactText(self, backbone.embedding_VD)
 
     def exclusive(self, slots_BKD: Tensor) -> Tensor:
         """Project slots off every coupling's exact share: what the backbone wrote there would blur the words.

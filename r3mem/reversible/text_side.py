@@ -18,7 +18,6 @@ from r3mem.components import Description
 from r3mem.errors import RecallError
 from r3mem.memory import Segments, slots_needed
 from r3mem.reversible import corrections
-from r3mem.reversible.language_prior import LanguageModelPrior
 
 if TYPE_CHECKING:
     from r3mem.reversible.base import Decoder
@@ -46,11 +45,9 @@ class TextSide(ABC):
     the text that was retained, or `RecallError`.
 
     Attributes:
-        prior: Settles doubtful readings by the language model's own expectation; None for none.
         vocabulary: Rows of the token table; corrections are packed by it.
     """
 
-    prior: LanguageModelPrior | None = None
     vocabulary: int
 
     @property

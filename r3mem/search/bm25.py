@@ -1,11 +1,15 @@
-"""BM25 over the text of the passages, by the ``bm25s`` library."""
+"""BM25 over the text of the passages, by the ``bm25s`` library (the extra ``bm25``)."""
 
 from __future__ import annotations
 
-import bm25s
+from typing import TYPE_CHECKING, Any
 
 from r3mem.errors import ConfigError
+from r3mem.extras import importing
 from r3mem.search.base import Searcher
+
+if TYPE_CHECKING:
+    import bm25s
 
 
 class BM25(Searcher):
@@ -18,6 +22,9 @@ class BM25(Searcher):
         stopwords: Language whose stop words are left out (``english``, ``german``, ...); None leaves none out.
         k1: Saturation of repeated words.
         b: Weight of a passage's length, 0 to 1.
+
+    Raises:
+        ConfigError: ``bm25s`` is not installed, or a setting is out of its range.
     """
 
     no_match = 0.0
@@ -26,6 +33,7 @@ class BM25(Searcher):
         if k1 < 0 or not 0 <= b <= 1:
             raise ConfigError(f"BM25 with k1 {k1} and b {b} is not possible: k1 is at least 0, b from 0 to 1")
         self.stopwords, self.k1, self.b = stopwords, k1, b
+        _library()
         try:
             self._words(["a word"])
         except ValueError as error:
@@ -37,7 +45,7 @@ class BM25(Searcher):
         self._retriever = None
         # Passages of stop words alone match nothing; the library divides by their mean length, 0.
         if any(words):
-            self._retriever = bm25s.BM25(k1=self.k1, b=self.b)
+            self._retriever = _library().BM25(k1=self.k1, b=self.b)
             self._retriever.index(words, show_progress=False)
 
     def _scores(self, query: str) -> list[float]:
@@ -47,7 +55,13 @@ class BM25(Searcher):
         return [float(score) for score in self._retriever.get_scores(words)]
 
     def _words(self, texts: list[str]) -> list[list[str]]:
-        found: list[list[str]] = bm25s.tokenize(
+        found: list[list[str]] = _library().tokenize(
             texts, stopwords=self.stopwords or [], return_ids=False, show_progress=False
         )
         return found
+
+
+def _library() -> Any:
+    with importing("bm25", "BM25"):
+        import bm25s
+    return bm25s

@@ -1,4 +1,4 @@
-"""Sentence embeddings over the text of the passages, by the ``sentence-transformers`` library (an optional extra).
+"""Sentence embeddings over the text of the passages, by ``sentence-transformers`` (the extra ``embeddings``).
 
 Shape legend: P passages, E width of the embedding.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from r3mem.errors import ConfigError, InputError
+from r3mem.extras import importing
 from r3mem.search.base import Searcher
 from r3mem.wheel import WHEEL, file_in_wheel
 from r3mem.whole_numbers import whole_setting
@@ -62,12 +63,8 @@ class Embeddings(Searcher):
 
 
 def _load(name: str, device: str | None) -> SentenceTransformer:
-    try:
+    with importing("embeddings", "search by embeddings"):
         from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ConfigError(
-            "search by embeddings needs sentence-transformers: install the extra with 'pip install r3mem[embeddings]'"
-        ) from error
     if name.startswith(WHEEL):
         source = str(file_in_wheel(name.removeprefix(WHEEL), MARK, "embeddings", "models").parent)
     elif Path(name).expanduser().is_dir():

@@ -22,7 +22,6 @@ from r3mem.hierarchy.segmenters import BlankLines, FixedWindows
 from r3mem.memory import Segments
 from r3mem.reversible import PositionBinding, ReversibleStack
 from r3mem.reversible.full_precision import full_precision
-from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.search import QueryLikelihood, TextLikelihood
 from tests.tiny_models import RATIO, SEGMENT, TEXT, WIDTH, awaken_adapters, same_memory, tiny_r3mem
 
@@ -49,7 +48,7 @@ def model(request: pytest.FixtureRequest, tiny_backbone: Callable[..., Backbone]
     backbone = tiny_backbone(lora_dropout=0.2)
     awaken_adapters(backbone)
     stack = ReversibleStack([PositionBinding(WIDTH, RATIO, 0.5)])
-    return R3Mem(backbone, COMPRESSORS[request.param](), stack, Flat(SEGMENT), LanguageModelPrior(0.5, k=2))
+    return R3Mem(backbone, COMPRESSORS[request.param](), stack, Flat(SEGMENT))
 
 
 def in_threads(work: Callable[[int], Any]) -> list[Any]:

@@ -13,7 +13,6 @@ from r3mem.compressors.scorers import RepeatedText
 from r3mem.hierarchy import Flat, Level, MultiLevel
 from r3mem.hierarchy.segmenters import FixedWindows
 from r3mem.reversible import PositionBinding, ReversibleStack
-from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.search import QueryLikelihood, TextLikelihood, TreeSearch
 from tests.tiny_models import FAMILIES, RATIO, WIDTH
 
@@ -92,12 +91,6 @@ def test_records_that_stand_behind_each_other(make: Make) -> None:
     assert isinstance(model.generate("y", memory, max_new_tokens=1), str)
     with pytest.raises(InputError, match="a memory of 64 positions, a prompt of 1 tokens and 1 new ones need 65"):
         model.generate("y", memory, reach="records", max_new_tokens=1)
-
-
-def test_a_prior_asks_no_longer_text(make: Make) -> None:
-    model = make()
-    with pytest.raises(InputError, match=r"need 65 positions, .* has 64"):
-        R3Mem(model.backbone, model.compressor, model.decoder, Flat(80), LanguageModelPrior(0.5)).retain("x" * 65)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

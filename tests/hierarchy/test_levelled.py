@@ -17,6 +17,7 @@ from r3mem.hierarchy import (
     EntityFinder,
     FixedWindows,
     Hierarchy,
+    KeySentence,
     Level,
     Mention,
     MultiLevel,
@@ -152,3 +153,18 @@ def test_levels_that_cannot_be() -> None:
 def test_no_entities_are_looked_for_in_nothing(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     hierarchy = Refined(small_levels(), EntityFinder("no_such_model", cache=False))
     assert hierarchy.build(Document.of("", byte_tokenizer)).nodes == []
+
+
+def test_entities_are_looked_for_where_queries_are_made(
+    byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> None:
+        raise AssertionError("entities were looked for")
+
+    monkeypatch.setattr(EntityFinder, "read", refuses)
+    plain = MultiLevel([Level("top", FixedWindows(), 50), Level("low", FixedWindows(), 30)])
+    assert all(node.mentions == () for node in plain.build(Document.of(TEXT, byte_tokenizer)).nodes)
+    marked = plain.build(Document.of(TEXT, byte_tokenizer, mentions=[Mention(6, 9, "PER")]))
+    assert [node.mentions for node in marked.nodes if node.start <= 6 < node.end] == [(Mention(6, 9, "PER"),)] * 2
+    with pytest.raises(AssertionError, match="looked for"):
+        MultiLevel([Level("top", FixedWindows(), 50, query=KeySentence())]).build(Document.of(TEXT, byte_tokenizer))

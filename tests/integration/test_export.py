@@ -64,6 +64,24 @@ def test_an_earlier_checkpoint_is_another_model(run: Path, tmp_path: Path, monke
     assert first.keys() == last.keys() and any(not torch.equal(first[name], last[name]) for name in first)
 
 
+def test_settings_of_an_earlier_version(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They name arguments that are gone: those that did nothing are no hindrance."""
+    last, path = run / "checkpoints" / "last.ckpt", tmp_path / "config.yaml"
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    (binding,) = settings["model"]["decoder"]["init_args"]["couplings"]
+    settings["model"]["prior"], binding["init_args"]["trainable"] = None, False
+    path.write_text(yaml.safe_dump(settings))
+    export(monkeypatch, last, "--config", path, "--out", tmp_path / "out")
+    first, second = (load_file(folder / "r3mem.safetensors") for folder in (tmp_path / "out", run / "model"))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    binding["init_args"]["trainable"] = True
+    path.write_text(yaml.safe_dump(settings))
+    told = refused(monkeypatch, capsys, last, "--config", path, "--out", tmp_path / "more")
+    assert "PositionBinding was saved with trainable True, which this version no longer has" in told
+
+
 def test_wrong_files_are_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ LENGTHS_B = torch.tensor([14, 9, 0])
 
 def couplings(n: int, dropout: float = 0.0) -> list[Coupling]:
     kinds: list[Callable[[], nn.Module]] = [
-        lambda: PositionBinding(WIDTH, 4, share=0.5, trainable=True),
+        lambda: PositionBinding(WIDTH, 4, share=0.5),
         lambda: AttentionCoupling(WIDTH, 4, dim=16, dropout=dropout),
         lambda: TransformerCoupling(WIDTH, 4, dim=16, heads=2, hidden=24, dropout=dropout),
         lambda: PositionBinding(WIDTH, 4, share=0.25, seed=1),

@@ -21,7 +21,6 @@ from r3mem.hierarchy import BlankLines, FixedWindows, Flat, Level, MultiLevel
 from r3mem.objectives import spelling_nll
 from r3mem.reversible import AutoregressiveDecoder, corrections
 from r3mem.reversible.autoregressive import ROWS
-from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.stepwise import Stepwise
 from tests.tiny_models import RATIO, SEGMENT, TEXT, VOCABULARY, WIDTH, awaken_adapters, same_memory
 
@@ -274,8 +273,6 @@ def test_settings_that_cannot_work(make: Make) -> None:
     with pytest.raises(ConfigError, match="smallest ratio"):
         AutoregressiveDecoder(0)
     model = make()
-    with pytest.raises(ConfigError, match="leave the prior out"):
-        R3Mem(model.backbone, model.compressor, model.decoder, prior=LanguageModelPrior(sigma=1.0))
     with pytest.raises(ConfigError, match="ratio is 4, the decoder's 8"):
         R3Mem(model.backbone, model.compressor, AutoregressiveDecoder(8))
 

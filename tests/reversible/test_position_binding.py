@@ -17,18 +17,9 @@ class TestPositionBinding(CouplingBattery):
     build = staticmethod(partial(PositionBinding, width=32, ratio=4, share=0.5))
 
 
-class TestPositionBindingTrainable(CouplingBattery):
-    build = staticmethod(partial(PositionBinding, width=32, ratio=3, share=0.75, trainable=True))
-
-
-@pytest.fixture(params=[False, True], ids=["fixed", "trained"])
-def binding(request: pytest.FixtureRequest) -> PositionBinding:
-    """A fixed binding, and a trainable one whose matrices have left where they started."""
-    binding = PositionBinding(48, ratio=4, share=0.5, trainable=request.param).double()
-    with torch.no_grad():
-        for parameter in binding.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    return binding
+@pytest.fixture
+def binding() -> PositionBinding:
+    return PositionBinding(48, ratio=4, share=0.5).double()
 
 
 def streams(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -111,15 +102,6 @@ def test_rotation_is_orthogonal_and_puts_the_share_first(binding: PositionBindin
 def test_unit_text_gives_unit_codes() -> None:
     text_BND = torch.randn(4, 256, 576, generator=torch.Generator().manual_seed(0))
     assert PositionBinding(576, ratio=16).code_table(text_BND).std().item() == pytest.approx(1.0, abs=0.03)
-
-
-def test_trainable_starts_as_the_fixed_one() -> None:
-    text_BND, slots_BKD, lengths_B = streams()
-    fixed, trainable = (PositionBinding(48, 4, share=0.5, trainable=t) for t in (False, True))
-    torch.testing.assert_close(
-        fixed.to_memory(text_BND, lengths_B), trainable.to_memory(text_BND, lengths_B), atol=1e-5, rtol=0
-    )
-    torch.testing.assert_close(fixed.exclude(slots_BKD), trainable.exclude(slots_BKD), atol=1e-4, rtol=0)
 
 
 def test_matrices_come_from_the_seed_alone() -> None:

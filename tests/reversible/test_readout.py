@@ -88,7 +88,8 @@ def test_ambiguous_means_a_second_row_within_the_margin(
     ambiguous_M = token.ambiguous(codes_MC, distance_M)
     assert torch.equal(ambiguous_M, gap_M <= 0.2)
     assert 0 < ambiguous_M.sum() < len(codes_MC)
-    assert torch.equal(token.ambiguous(codes_MC, distance_M, 0.05), gap_M <= 0.05)
+    surer = NearestToken(table_VC, tolerance=0.05, method=way)
+    assert torch.equal(surer.ambiguous(codes_MC, distance_M), gap_M <= 0.05)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -145,14 +146,13 @@ def test_bad_tables_are_refused(table: torch.Tensor) -> None:
 
 def test_bad_settings_and_codes_are_refused(table_VC: torch.Tensor) -> None:
     token = NearestToken(table_VC)
-    with pytest.raises(ConfigError, match="tolerance"):
-        NearestToken(table_VC, tolerance=-1)
+    for tolerance in (-1, float("nan")):
+        with pytest.raises(ConfigError, match="tolerance"):
+            NearestToken(table_VC, tolerance=tolerance)
     with pytest.raises(ConfigError, match="method"):
         NearestToken(table_VC, method="fast")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="k must"):
         token.candidates(torch.zeros(1, 6), 0)
-    with pytest.raises(ConfigError, match="tolerance"):
-        token.ambiguous(torch.zeros(1, 6), torch.zeros(1), float("nan"))
     with pytest.raises(InputError, match="fit the table"):
         token.nearest(torch.zeros(1, 5))
     with pytest.raises(InputError, match="NaN"):
