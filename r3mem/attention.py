@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from r3mem.backbone import Backbone
 
 NAME = "r3mem_{}"
-# Numbers of one chunk's matrix: two megabytes in half precision, which stay in a CPU's cache (half as many take longer, twice as many too).
+# Numbers of one chunk's matrix: two megabytes in half precision, which stay in a CPU's cache. Half or twice as many
+# take longer.
 CHUNK_NUMBERS, SHORTEST_CHUNK, LONGEST_CHUNK = 1 << 20, 16, 256
 # What is added to a number of queries before dividing by it: a position that one query saw is not yet known.
 FEW_QUERIES = 2.0

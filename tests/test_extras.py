@@ -104,8 +104,8 @@ def test_each_extra_is_missed_by_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [
-        (["fit"], "training"),
-        (["predict", "--trainer.max_steps", "3"], "training"),
+        (["fit", "--config", "some.yaml"], "training"),
+        (["predict", "--config", "some.yaml"], "training"),
         (["export", "some.ckpt", "--out", "there"], "training"),
         (["report", "there"], "report"),
     ],

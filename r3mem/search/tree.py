@@ -94,8 +94,9 @@ class TreeSearch:
         if words is not None and by == "likelihood":
             raise ConfigError("words has no use in a search by likelihood: leave it out, or search by 'both'")
         self.model, self.beam, self.template, self.batch, self.by = model, beam, template, batch, by
-        self.words = BM25() if words is None else words
-        self._tree_words = TreeWords(model, self.words)
+        # A search by likelihood alone needs no package for words.
+        self.words = BM25() if words is None and by != "likelihood" else words
+        self._tree_words = None if self.words is None else TreeWords(model, self.words)
 
     @torch.no_grad()
     def search(self, memories: Sequence[TreeMemory], query: str, k: int = 5, level: int | None = None) -> list[Hit]:
@@ -122,17 +123,16 @@ class TreeSearch:
         depth = max(len(memory.levels) for memory in memories)
         if level is not None and not 0 <= whole_number(level, "level") < depth:
             raise InputError(f"level {level} is not there: these trees have {depth}, 0 to {depth - 1}")
-        if self.by == "words":
-            found = self._tree_words.scores(memories, query, level)
-        elif self.by == "likelihood":
+        if self._tree_words is None:
             found = self._likelihoods(memories, query, level, k, {})
         else:
-            found = self._fused(memories, query, level, k)
+            found = self._tree_words.scores(memories, query, level)
+            if self.by == "both":
+                found = self._fused(memories, query, level, k, found)
         return [Hit(d, i, score) for (d, i), score in _best_first(found)[:k]]
 
-    def _fused(self, memories: Sequence[TreeMemory], query: str, level: int | None, k: int) -> Scored:
+    def _fused(self, memories: Sequence[TreeMemory], query: str, level: int | None, k: int, words: Scored) -> Scored:
         """Sums of the reciprocal ranks by words and by likelihood, of every node that was read."""
-        words = self._tree_words.scores(memories, query, level)
         read = self._likelihoods(memories, query, level, k, words)
         by_words = dict(zip(words, reciprocal_ranks(list(words.values())), strict=True))
         by_likelihood = reciprocal_ranks(list(read.values()))
