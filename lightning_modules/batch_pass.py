@@ -75,12 +75,13 @@ class BatchPass(ABC):
             metrics: What is added to.
         """
 
-    def check(self, terms: Iterable[Term]) -> None:
+    def check(self, terms: Sequence[Term]) -> None:
         """Refuse terms that this kind of batch cannot give: they would be trained on nothing.
 
         Raises:
             ConfigError: Names them, and what they need.
         """
+        check_streams(terms, self.model.decoder)
         every = Need(0)
         for place in self.places:
             every |= place
