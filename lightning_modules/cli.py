@@ -261,6 +261,12 @@ def main(args: ArgsType = None) -> None:
             raise
         print(f"r3mem: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except ValueError as error:
+        told = _of_a_part(error)
+        if os.environ.get("R3MEM_TRACEBACK") or told is None:
+            raise
+        print(f"r3mem: {_one_line(told)}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("r3mem: interrupted; what was saved before is still there", file=sys.stderr)
         raise SystemExit(130) from None
@@ -275,6 +281,14 @@ def main(args: ArgsType = None) -> None:
         raise SystemExit(1) from None
     finally:
         PHASES.end()
+
+
+def _of_a_part(error: ValueError) -> R3MemError | None:
+    """What a part said of its settings: jsonargparse wraps it where the part may be left out."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, R3MemError):
+        cause = cause.__cause__
+    return cause
 
 
 def _settle_precision(given: Any) -> None:

@@ -192,6 +192,14 @@ def test_one_batch_is_not_all_of_them() -> None:
         ("trainer:\n  max_stepz: 8\n", "did you mean 'max_steps'?"),
         ("model:\n  objective:\n    trems: []\n", "did you mean 'terms'?"),
         ("model:\n  objective:\n    terms: []\n", "give at least one a weight above 0"),
+        (
+            "model:\n  objective: {terms: [{class_path: ForwardNLL, init_args: {weight: -1}}]}\n",
+            "weight -1.0 of ForwardNLL",
+        ),
+        (
+            "model:\n  hierarchy: {class_path: r3mem.hierarchy.Flat, init_args: {segment_tokens: 0}}\n",
+            "at least one token",
+        ),
         ("model:\n  objective:\n    kl:\n      weight: 1\n", "class_path: r3mem.objectives.FullTextKL, init_args"),
         ("model:\n  objective: {forward: {weight: 0.0}, query: {weight: 1.0}}\n", "r3mem.objectives.ForwardNLL"),
         ("data:\n  init_args:\n    segment_tokenz: 1\n", "did you mean 'segment_tokens'?"),
