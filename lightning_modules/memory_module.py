@@ -305,7 +305,7 @@ class MemoryModule(LightningModule):
             )
         check_settings(about.get("settings"), self._settings or settings_of(self.model))
         if self._fits():
-            check_steps(checkpoint["global_step"], self._trainer.max_steps)
+            check_steps(checkpoint["global_step"], self.trainer.max_steps)
             self._before = about.get("training")
             self._check_goes_on()
         self._load_terms(about.get("terms", {}))
