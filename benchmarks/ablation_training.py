@@ -35,7 +35,7 @@ from r3mem.hierarchy import (
     Refined,
 )
 from r3mem.hierarchy.levelled import default_levels
-from r3mem.objectives import Objective, Term
+from r3mem.objectives import ForwardNLL, Objective, QueryNLL
 from r3mem.reversible import PositionBinding, ReversibleStack
 
 HIERARCHIES = ("flat", "multi_level", "refined")
@@ -147,7 +147,7 @@ def module_of(args: Any, hierarchy: Hierarchy) -> MemoryModule:
         compressor_of(args.compressor, backbone, ratio, **options),
         ReversibleStack([PositionBinding(backbone.width, ratio, args.share)]),
         hierarchy,
-        Objective(forward=Term(1.0), query=Term(0.5)),
+        Objective([ForwardNLL(), QueryNLL(weight=0.5)]),
         optimizer=partial(torch.optim.AdamW, lr=args.lr, weight_decay=0.0),
         warmup_steps=args.warm_up,
         calibrate=args.calibrate,

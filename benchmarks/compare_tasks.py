@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from harness import peak_mib
-from methods import FULL_TEXT, compressor_of, decoder_of, settings_of
+from methods import FULL_TEXT, compressor_of, decoder_of, weight_of
 from no_words import NoWords
 from task_budget import TaskBudget
 from task_grid import TASKS, Grid, Point
@@ -29,7 +29,7 @@ from transformers import LlamaForCausalLM
 from datamodules.synthetic import Examples, generator_of
 from r3mem import ConfigError, MemoryState, R3Mem, Segments
 from r3mem.memory import slots_needed
-from r3mem.objectives import spelling_nll
+from r3mem.objectives import Autoencode, spelling_nll
 from r3mem.reversible import ReversibleStack
 
 __all__ = ["TASKS", "TaskBudget", "run_task"]
@@ -157,7 +157,7 @@ def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBud
     """What the training cost, and after how many steps its easiest level was solved; None if it was not."""
     model = learner.model
     generator, order = generator_of(seed, "train"), TrainingOrder(grid, budget, seed)
-    own = float(settings_of(method, "objective").get("autoencode", {}).get("weight", 0.0))
+    own = weight_of(method, Autoencode)
     spelling = own if budget.autoencode is None else budget.autoencode
     learner.use(grid.smallest(budget.ratios))
     sample = grid.build(grid.streamed, 1, 1).draw(64, generator).history_BTN.flatten().tolist()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from harness import DEFAULT_TEXT, documents, name_of, peak_mib, windows_of
-from methods import FULL_TEXT, compressor_of, decoder_of, has_maps, settings_of
+from methods import FULL_TEXT, compressor_of, decoder_of, has_maps, weight_of
 from recall import recall_row
 from retention_trained import nll, parted
 from retention_training import (
@@ -35,7 +35,7 @@ from training import Cost, train
 
 from r3mem import Backbone, InputError, MemoryState, R3Mem, Segments
 from r3mem.evaluation_mode import evaluating
-from r3mem.objectives import forward_nll
+from r3mem.objectives import Autoencode, forward_nll
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def train_retention(model: R3Mem, method: str, seed: int, budget: TextBudget, wi
     # Spelling the history out is part of some methods: their files have a term for it.
     weight = 0.0
     if method != FULL_TEXT:
-        weight = float(settings_of(method, "objective").get("autoencode", {}).get("weight", 0.0))
+        weight = weight_of(method, Autoencode)
     return trained(name, windows, model, views, budget.train_tokens, budget.batch, budget.lr, seed, None, weight)
 
 

@@ -23,6 +23,7 @@ from r3mem.compressors import Compressor
 from r3mem.compressors.hidden_state import HiddenStateCompressor
 from r3mem.hierarchy import Flat
 from r3mem.memory import slots_needed
+from r3mem.objectives import Term
 from r3mem.reversible import Decoder, ReversibleStack
 
 FOLDER = ROOT / "configs" / "model"
@@ -73,6 +74,13 @@ def settings_of(name: str, part: str) -> dict[str, Any]:
     """What a method's file says of a part of the model, such as ``backbone`` or ``objective``; empty if nothing."""
     found = OmegaConf.to_container(_settings(name), resolve=True)
     return dict(cast(dict[str, Any], found)["model"].get(part) or {})
+
+
+def weight_of(name: str, term: type[Term]) -> float:
+    """The weight that a method's file gives to a term of the objective; 0 where it does not name it."""
+    listed = settings_of(name, "objective").get("terms", [])
+    own = [given for given in listed if given["class_path"].rpartition(".")[2] == term.__name__]
+    return sum(float(given.get("init_args", {}).get("weight", 1.0)) for given in own)
 
 
 def compressor_of(

@@ -18,7 +18,8 @@ from questions import QuestionItem, read_questions
 from training import train
 
 from r3mem import Backbone, InputError, R3Mem, Segments
-from r3mem.objectives import contrast, log_likelihood
+from r3mem.objectives import log_likelihood
+from r3mem.objectives.contrast import contrast
 from r3mem.query_template import TEMPLATE, QueryTemplate
 from r3mem.reversible import PositionBinding, ReversibleStack
 from r3mem.text_ids import text_ids

@@ -47,6 +47,7 @@ from lightning_modules.callbacks import (
 from lightning_modules.latest_checkpoint import SameStart, began_again, check_folders, latest_checkpoint
 from lightning_modules.lost_processes import end_others, tells_of_lost
 from lightning_modules.memory_module import MemoryModule
+from lightning_modules.old_settings import new_form
 from lightning_modules.phases import PHASES
 from lightning_modules.run_settings import SaveSettings
 from lightning_modules.whole_checkpoints import TRAINING_STATE, WholeCheckpoints, step_of
@@ -100,6 +101,9 @@ class Parser(LightningArgumentParser):
 
     def _in_short(self, message: str) -> str:
         message = " ".join(message.split())
+        replaced = new_form(message)
+        if replaced is not None:
+            return replaced
         for pattern in UNKNOWN:
             found = re.search(pattern, message)
             if found is None:
@@ -131,6 +135,8 @@ class CLI(LightningCLI):
         """Data and callbacks that every run has, each to be set by its own key."""
         _whole_numbers_first(parser)
         parser.set_defaults({"data": {"class_path": "datamodules.documents.DocumentsDataModule"}})
+        # Said here too, so that a term that is added to none stands beside it.
+        parser.set_defaults({"model.objective": {"terms": [{"class_path": "r3mem.objectives.ForwardNLL"}]}})
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -269,6 +275,12 @@ def main(args: ArgsType = None) -> None:
             raise
         print(f"r3mem: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except ValueError as error:
+        told = _of_a_part(error)
+        if os.environ.get("R3MEM_TRACEBACK") or told is None:
+            raise
+        print(f"r3mem: {_one_line(told)}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("r3mem: interrupted; what was saved before is still there", file=sys.stderr)
         raise SystemExit(130) from None
@@ -283,6 +295,14 @@ def main(args: ArgsType = None) -> None:
         raise SystemExit(1) from None
     finally:
         PHASES.end()
+
+
+def _of_a_part(error: ValueError) -> R3MemError | None:
+    """What a part said of its settings: jsonargparse wraps it where the part may be left out."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, R3MemError):
+        cause = cause.__cause__
+    return cause
 
 
 def _settle_precision(given: Any) -> None:

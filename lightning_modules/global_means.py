@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from lightning_modules.segment_terms import Sums, total
+from lightning_modules.batch_pass import Sums, total
 from r3mem.errors import R3MemError
 
 NOT_FINITE = (

@@ -6,9 +6,8 @@ Shape legend: B batch, T segments of a batch, N text tokens, K virtual tokens, D
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Iterable
-from dataclasses import fields
-from typing import Any, ClassVar, TypeVar, cast
+from collections.abc import Container
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,37 +15,31 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor, nn
 
-from lightning_modules.carried_memory import rows_of_all
+from lightning_modules.batch_pass import BatchPass, Sums, check_streams
+from lightning_modules.carried_memory import CarriedMemory, rows_of_all
 from lightning_modules.checkpoint_settings import check_settings, settings_of
 from lightning_modules.global_means import check_finite, over_processes
 from lightning_modules.learning_rate import Settings, WarmupThenCosine, check_goes_on, check_steps
-from lightning_modules.pair_terms import PairTerms
+from lightning_modules.pair_pass import PairPass
 from lightning_modules.phases import PHASES
 from lightning_modules.prediction import Predicted, Prediction
-from lightning_modules.segment_terms import Sums, add_own_terms, check_streams, total
 from lightning_modules.strategies import AdapterFSDPStrategy, check_strategy
-from lightning_modules.streams import at_segments, keep_ended, segments_of, whole_text
-from lightning_modules.token_metrics import PAIR_TERMS, EvaluationMetrics
-from r3mem import objectives, saving
+from lightning_modules.stream_pass import StreamPass
+from lightning_modules.token_metrics import EvaluationMetrics
+from r3mem import saving
 from r3mem.backbone import Backbone
 from r3mem.compressors import Compressor
 from r3mem.errors import ConfigError, FingerprintError
 from r3mem.hierarchy import Flat, Hierarchy
-from r3mem.memory import MemoryState, Segments
+from r3mem.memory import MemoryState
 from r3mem.model import R3Mem
-from r3mem.next_tokens import Scores
-from r3mem.objectives import Objective
+from r3mem.objectives import ForwardNLL, Objective
 from r3mem.query_template import TEMPLATE, QueryTemplate
 from r3mem.reversible import Decoder
-from r3mem.segment_model import Step
 
 CHECKPOINT_FORMAT = 1
-ResultT = TypeVar("ResultT")
-# Terms that only one kind of batch can give.
-STREAM_ONLY, PAIRS_ONLY = {"kl"}, {"expand", "contrast"}
 
 
 class MemoryModule(LightningModule):
@@ -57,15 +50,15 @@ class MemoryModule(LightningModule):
         compressor: Text to initial memory stream (SEAM 1).
         decoder: The reversible stack, or what stands in its place (SEAM 2).
         hierarchy: Document to segments (SEAM 3). None cuts as the data module does: every ``segment_tokens`` of its.
-        objective: Terms and weights of the loss.
+        objective: The weighted terms of the loss (SEAM 4); None for the forward likelihood alone.
         optimizer: Optimiser of all trainable parameters.
         warmup_steps: Optimiser steps over which the learning rate rises; after them it falls as a cosine.
         final_lr: Learning rate at the end, as a share of the highest.
         bptt_segments: Segments that gradients flow back through; the memory is cut from the graph after as many.
         replay: Keep only the memories of a stream's segments and compute each segment, with its terms, again in the
             backward pass (memory replay back-propagation, 2010.06891): activations of one segment at a time instead of
-            all, about a third more time. ``kl`` keeps what its teacher says; segments of pairs also keep what their
-            terms read.
+            all, about a third more time. What a teacher over the full text says is kept; segments of pairs also keep
+            what their terms read.
         ratios: Ratios that training steps alternate between; evaluation and saved models keep the compressor's own.
         calibrate: Set the start of reading and writing from the backbone's own states before training.
         query_template: What stands between a memory and a query; ends with ``{query}``.
@@ -101,8 +94,10 @@ class MemoryModule(LightningModule):
         self.model = R3Mem(backbone, compressor, decoder, hierarchy or Flat())
         if start_from is not None:
             saving.begin_from(self.model, start_from)
-        self.objective = objective or Objective()
-        check_streams(self.objective, decoder)
+        self.objective = objective or Objective([ForwardNLL()])
+        check_streams(self.objective.counted, decoder)
+        #: The terms as parts of this module: what they learn is trained, and moves with it.
+        self.terms = nn.ModuleList(self.objective.terms)
         self.optimizer_callable, self.warmup_steps, self.final_lr = optimizer, warmup_steps, final_lr
         self.bptt_segments, self.replay, self.calibrates = bptt_segments, replay, calibrate
         self.ratios = list(ratios or [])
@@ -112,7 +107,7 @@ class MemoryModule(LightningModule):
         self.strict_loading = False
         #: Whether segments are cut as the data module does.
         self.follows_data, self._calibrated = hierarchy is None, start_from is not None
-        self._carried: MemoryState | None = None
+        self.carried = CarriedMemory()
         self._resumed: MemoryState | None = None
         self._seed, self._own_ratio = 0, compressor.ratio
         self._settings: dict[str, Any] | None = None
@@ -175,7 +170,7 @@ class MemoryModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Forget what an earlier fit left behind."""
-        self._carried = None
+        self.carried = CarriedMemory()
         self._seed = torch.initial_seed()
 
     def configure_optimizers(self) -> Any:
@@ -210,12 +205,8 @@ class MemoryModule(LightningModule):
         if self.ratios:
             self._use_ratio(self.ratios[self.global_step % len(self.ratios)])
         weights = self.objective.weights(self.global_step)
-        self._check_terms(batch)
-        if "query_BTQ" in batch:
-            sums = self._pairs(batch, weights)
-        else:
-            sums, state = self._sums(batch, self._begin(batch), weights)
-            self._carried = state.detach()
+        sums, state = self.sums(batch, self.carried.begin(batch, self.model.ratio, self._in_step))
+        self.carried.keep(state)
         # Distributed training asks every process for a gradient of every parameter, whatever its rows hold.
         loss = torch.stack([p.flatten()[:1].sum() for p in self.parameters() if p.requires_grad]).sum() * 0
         shares, means = over_processes(sums, self.trainer, self.device)
@@ -235,109 +226,30 @@ class MemoryModule(LightningModule):
         if ratio != self.model.ratio:
             self.model.set_ratio(ratio)
 
-    def _begin(self, batch: dict[str, Tensor]) -> MemoryState | None:
-        carried = self._carried
-        if carried is None or len(carried.lengths_B) != len(batch["reset_B"]) or carried.ratio != self.model.ratio:
-            return None  # Slots of another ratio stand for other tokens.
-        if bool(batch["reset_B"].all()) and not self._in_step:
-            return None
-        return carried.forget(batch["reset_B"])
+    def pass_over(self, batch: dict[str, Tensor]) -> BatchPass:
+        """What takes a batch through the model, by its kind."""
+        kind: type[BatchPass] = PairPass if "query_BTQ" in batch else StreamPass
+        return kind(self.model, self.query_template, self.replay, self.bptt_segments, self._in_step)
 
-    def _check_terms(self, batch: dict[str, Tensor]) -> None:
-        """Refuse a term with a weight that this kind of batch cannot give: it would be trained on nothing."""
-        pairs = "query_BTQ" in batch
-        weighted = {f.name for f in fields(self.objective) if getattr(self.objective, f.name).weight}
-        impossible = sorted((STREAM_ONLY if pairs else PAIRS_ONLY) & weighted)
-        if impossible:
-            needed = (
-                "streams of segments: use DocumentsDataModule"
-                if pairs
-                else "(context, query) pairs: use HierarchyDataModule, QuestionsDataModule or ConversationsDataModule"
-            )
-            raise ConfigError(f"the objective has a weight for {', '.join(impossible)}, which needs {needed}")
+    def sums(self, batch: dict[str, Tensor], state: MemoryState | None = None) -> tuple[Sums, MemoryState | None]:
+        """``(sum, count)`` of every term of the objective that has a weight, and the memory after the batch.
 
-    def _pairs(self, batch: dict[str, Tensor], names: Iterable[str]) -> Sums:
-        """``(sum, count)`` of every term of a batch of (context, query) pairs."""
-        given = self.query_template.given(self.backbone.tokenizer)
-        return PairTerms(self.model, given, self._step, names, together=not self.replay).of(batch)
+        Args:
+            batch: A batch.
+            state: The memory of what came before it.
 
-    def _sums(
-        self, batch: dict[str, Tensor], state: MemoryState | None, weights: dict[str, float]
-    ) -> tuple[Sums, MemoryState]:
-        """``(sum, count)`` of every term that counts for each segment, and the memory after the last."""
-        sums: Sums = {name: [] for name in weights}
-        teacher = self._teacher(batch) if "kl" in weights else []
-        reads = {"forward", "kl"} & set(weights)
-        for t, text in enumerate(segments_of(batch)):
-            if t and t % self.bptt_segments == 0 and state is not None:
-                state = state.detach()
-            has_memory_B = torch.zeros_like(text.lengths_B, dtype=torch.bool) if state is None else state.lengths_B > 0
-            # Once per batch and segment, not per token: with nothing remembered there is nothing to learn here.
-            logits = bool(reads) and (bool(has_memory_B.any()) or (self._in_step and state is not None))
-            new, found = self._replayed(
-                self._segment, text, state, has_memory_B, logits, teacher[t] if teacher else None, list(sums)
-            )
-            for name, parts in found.items():
-                sums[name].extend(parts)
-            state = keep_ended(state, self.model.compressor.next_state(self.backbone, state, new))
-        assert state is not None
-        return sums, state
-
-    def _segment(
-        self,
-        text: Segments,
-        state: MemoryState | None,
-        has_memory_B: Tensor,
-        logits: bool,
-        teacher: Scores | None,
-        names: list[str],
-    ) -> tuple[MemoryState, Sums]:
-        """One segment's own memory and its terms: all that is computed of it, so that nothing else has to be kept."""
-        sums: Sums = {name: [] for name in names}
-        step = self.model.step(text, state, logits, None)
-        if step.scores is not None and "forward" in sums:
-            sums["forward"].append(objectives.forward_nll(step.scores, text, has_memory_B))
-        if step.scores is not None and teacher is not None:
-            sums["kl"].append(objectives.distillation(step.scores, teacher, text, has_memory_B))
-        if "query" in sums:
-            asked, given = self._asked(text)
-            total_B = objectives.log_likelihood(self.model.scores(asked, step.state), asked, given)
-            sums["query"].append((-total_B.sum(), (asked.lengths_B - max(1, given)).clamp(min=0).sum()))
-        add_own_terms(sums, self.model, step, text)
-        return step.state, sums
-
-    def _step(self, text: Segments, state: MemoryState | None, logits: bool, level: int | None = None) -> Step:
-        return self._replayed(self.model.step, text, state, logits, level)
-
-    def _replayed(self, run: Callable[..., ResultT], *arguments: Any) -> ResultT:
-        """Run something; with `replay`, keep its arguments only and run it again in the backward pass."""
-        if not self.replay or not torch.is_grad_enabled():
-            return run(*arguments)
-        ratio = self.model.ratio
-
-        def at_its_ratio() -> ResultT:
-            with self.model.at_ratio(ratio):  # In the backward pass another level's ratio may be set.
-                return run(*arguments)
-
-        return cast(ResultT, checkpoint(at_its_ratio, use_reentrant=False))
-
-    @torch.no_grad()
-    def _teacher(self, batch: dict[str, Tensor]) -> list[Scores]:
-        """Scores by the untouched backbone at every segment, reading all text of the batch before it."""
-        with self.backbone.adapters_off(), self.backbone.head_apart():
-            return at_segments(self.backbone(whole_text(batch)).scores, batch)
-
-    def _asked(self, text: Segments) -> tuple[Segments, int]:
-        """The template with each segment's lead as its query, and how many tokens the template has."""
-        given, query = self.query_template.given(self.backbone.tokenizer), self.model.hierarchy.query
-        lengths = enumerate(text.lengths_B.tolist())
-        rows = [given + query(text.ids_BN[b, :n].tolist()) if n else [] for b, n in lengths]
-        return Segments.pad(rows, self.device), len(given)
+        Raises:
+            ConfigError: There is a term that this kind of batch cannot give.
+        """
+        made, terms = self.pass_over(batch), self.objective.counted
+        made.check(terms)
+        return made.sums(batch, terms, state)
 
     # -- evaluation --------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Likelihood given nothing, the memory and the full text; words recalled from the memory alone."""
+        """Of streams: likelihood given nothing, the memory and the full text, and words recalled from the memory
+        alone. Of pairs: how well segments and queries are foreseen."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -345,29 +257,9 @@ class MemoryModule(LightningModule):
         self._evaluate(batch, "test")
 
     def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        if "query_BTQ" in batch:
-            for name, parts in self._pairs(batch, PAIR_TERMS).items():
-                metric = self.evaluation.pair_term(name, *total(parts, self.device))
-                self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(batch["ids_BTN"]))
-            return
-        texts = segments_of(batch)
-        full = at_segments(self.model.scores(whole_text(batch)), batch)
-        state: MemoryState | None = None
-        for t, text in enumerate(texts):
-            rows_B = text.lengths_B > 1
-            step = self.model.step(text, state, logits=state is not None)
-            if state is not None and step.scores is not None:
-                self.evaluation.likelihood(
-                    memory=objectives.forward_nll(step.scores, text, rows_B),
-                    nothing=objectives.forward_nll(self.model.scores(text), text, rows_B),
-                    full=objectives.forward_nll(full[t], text, rows_B),
-                )
-            read, _ = self.model.exact.read(step.state.slots_BKD, text.lengths_B, text.ids_BN.shape[1])
-            self.evaluation.words(read, text)
-            state = keep_ended(state, self.model.compressor.next_state(self.backbone, state, step.state))
-        for name, metric in self.evaluation.named(len(texts) > 1).items():
+        for name, metric in self.pass_over(batch).measure(batch, self.evaluation).items():
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "retained_gain",
-                     batch_size=len(batch["reset_B"]))  # fmt: skip
+                     batch_size=len(batch["ids_BTN"]))  # fmt: skip
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Predicted:
         """``(document, memory)`` of all that the batch holds; a prediction writer stores them."""
@@ -378,12 +270,13 @@ class MemoryModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep adapters, our own parts and the memory that is carried to the next batch; drop the frozen backbone."""
         checkpoint["state_dict"] = saving.own_state(self.model)
-        carried = None if self._carried is None else rows_of_all(self._carried, self)
+        carried = None if self.carried.state is None else rows_of_all(self.carried.state, self)
         checkpoint["r3mem"] = {
             "format": CHECKPOINT_FORMAT,
             "backbone": self.backbone.fingerprint,
             "dtype": self.backbone.precision,
             "settings": self._settings,
+            "terms": self._learned_by_terms(),
             "training": None if self._schedule is None else self._schedule.settings(),
             "carried": None
             if carried is None
@@ -411,15 +304,35 @@ class MemoryModule(LightningModule):
                 "model.backbone.init_args.name and dtype to those it was trained on"
             )
         check_settings(about.get("settings"), self._settings or settings_of(self.model))
-        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
-            check_steps(checkpoint["global_step"], self._trainer.max_steps)
+        if self._fits():
+            check_steps(checkpoint["global_step"], self.trainer.max_steps)
             self._before = about.get("training")
             self._check_goes_on()
+        self._load_terms(about.get("terms", {}))
         saving.load_own_state(self.model, checkpoint["state_dict"])
         checkpoint["state_dict"] = {}
         if about["carried"] is not None:
             # Checkpoints of before segments had numbers end with the ratio.
             self._resumed = MemoryState(*about["carried"])
+
+    def _fits(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+
+    def _learned_by_terms(self) -> dict[str, Tensor]:
+        of_terms = ((term.name, term.state_dict()) for term in self.objective.terms)
+        return {f"{name}.{key}": tensor.detach() for name, state in of_terms for key, tensor in state.items()}
+
+    def _load_terms(self, saved: dict[str, Tensor]) -> None:
+        mine = self._learned_by_terms()
+        differing = sorted(set(mine) ^ set(saved)) or [n for n, t in mine.items() if t.shape != saved[n].shape]
+        if differing and self._fits():
+            raise FingerprintError(
+                f"what the terms of the objective learned does not fit ({', '.join(differing)}): give the objective of "
+                "the checkpoint, which is in its run's config.yaml"
+            )
+        with torch.no_grad():
+            for name in set(mine) & set(saved) - set(differing):
+                mine[name].copy_(saved[name])
 
     def on_train_start(self) -> None:
         """Go on from the memory that the checkpoint carried, with the optimiser's settings of this run."""
@@ -429,4 +342,4 @@ class MemoryModule(LightningModule):
         if resumed is not None:
             rank, world_size = self.global_rank, self.trainer.world_size
             rows = len(resumed.lengths_B) // world_size
-            self._carried = resumed.rows(torch.arange(rank * rows, (rank + 1) * rows)).to(self.device)
+            self.carried.state = resumed.rows(torch.arange(rank * rows, (rank + 1) * rows)).to(self.device)

@@ -9,9 +9,10 @@ from torchmetrics import Metric
 
 from r3mem.memory import Segments
 from r3mem.metrics import RecallExactMatch, RecallTokenAccuracy, RetainedGain, TokenNLL
+from r3mem.objectives import Contrast, ForwardNLL, QueryNLL
 
 #: What is measured of (context, query) pairs.
-PAIR_TERMS = ("forward", "query", "contrast")
+PAIR_TERMS = (ForwardNLL(), QueryNLL(), Contrast())
 
 
 class EvaluationMetrics(nn.Module):
@@ -26,7 +27,7 @@ class EvaluationMetrics(nn.Module):
         self.nll_nothing, self.nll_memory, self.nll_full = TokenNLL(), TokenNLL(), TokenNLL()
         self.retained_gain = RetainedGain()
         self.recall_exact_match, self.recall_token_accuracy = RecallExactMatch(), RecallTokenAccuracy()
-        self.pairs = nn.ModuleDict({f"pair_{name}": TokenNLL() for name in PAIR_TERMS})
+        self.pairs = nn.ModuleDict({f"pair_{term.name}": TokenNLL() for term in PAIR_TERMS})
 
     def likelihood(
         self, nothing: tuple[Tensor, Tensor], memory: tuple[Tensor, Tensor], full: tuple[Tensor, Tensor]

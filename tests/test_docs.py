@@ -57,9 +57,10 @@ def families() -> None:
 
 
 @pytest.mark.usefixtures("backbone_folder", "families")
-@pytest.mark.parametrize("file", ["test_my_couplings.py", "test_my_compressors.py", "test_my_scorers.py"])
-def test_the_examples_pass_their_batteries(file: str, examples: Path, pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_inprocess(str(examples / file), "-q", "-p", "no:cacheprovider", f"--rootdir={examples}")
+@pytest.mark.parametrize("seam", ["couplings", "compressors", "scorers", "terms"])
+def test_the_examples_pass_their_batteries(seam: str, examples: Path, pytester: pytest.Pytester) -> None:
+    file = str(examples / f"test_my_{seam}.py")
+    result = pytester.runpytest_inprocess(file, "-q", "-p", "no:cacheprovider", f"--rootdir={examples}")
     outcome = result.parseoutcomes()
     assert outcome.get("passed", 0) > 10 and not outcome.get("failed") and not outcome.get("errors")
 

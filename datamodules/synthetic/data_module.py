@@ -81,7 +81,7 @@ class SyntheticRows:
 
 
 class SyntheticDataModule(LightningDataModule):
-    """A task whose answer tokens are learned as the ``query`` term of the objective.
+    """A task whose answer tokens are learned as the ``QueryNLL`` term of the objective.
 
     The query template of the model has to be ``"? {query}"``. Keys of questions are scored with the answers, so that
     the term does not fall below their own surprise: ``ln(pairs)`` nats of every 4 tokens or so.

@@ -25,7 +25,7 @@ from r3mem.memory import MemoryState
 class AssociativeBlocks(ExternalMemory):
     """Every block stores an association of its own of the same segment; reading weighs the blocks (2007.10637, DAM).
 
-    Memory refreshing loss: train with ``autoencode`` of the objective, which asks for a segment's own tokens from its
+    Memory refreshing loss: train with ``Autoencode`` of the objective, which asks for a segment's own tokens from its
     memory. The paper asks for a random sample of the inputs; a mean over such a sample is an estimate of the mean over
     all tokens that ``autoencode`` is, so that no other term is needed and the paper's probability has no counterpart.
     Each token is asked for with those before it in sight, as a causal language model has to be.

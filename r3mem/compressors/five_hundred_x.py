@@ -29,7 +29,7 @@ class FiveHundredXCompressor(FrozenReader, KeyValueSlots):
     """A LoRA encoder writes, the same model without its adapters reads keys and values in every layer (2408.03094).
 
     The encoder reads the segment alone. Regeneration begins with the model's own token of the beginning, nothing is
-    learned for it. Objectives of the paper: regeneration (the objective's ``autoencode``), then question answering
+    learned for it. Objectives of the paper: regeneration (the objective's ``Autoencode``), then question answering
     (``expand``, with a data module of questions); the continuation of the text (``forward``) is trained beside it here.
 
     Adapters of the last layer other than those of its keys and values change nothing that is kept, and stay as they

@@ -25,7 +25,7 @@ from r3mem.prefix import Prefix
 class InContextAutoencoder(FrozenReader):
     """A LoRA encoder writes the slots, the same model without its adapters is the decoder (2307.06945, section 2).
 
-    The encoder reads the segment alone. Objectives of the paper: autoencoding (the objective's ``autoencode``) and the
+    The encoder reads the segment alone. Objectives of the paper: autoencoding (the objective's ``Autoencode``) and the
     continuation of the text (``forward``).
 
     Where this differs from the paper:

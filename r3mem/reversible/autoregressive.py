@@ -41,7 +41,7 @@ class AutoregressiveDecoder(Decoder):
     """The non-reversible baseline: a memory stays as the compressor wrote it, the backbone spells its text out.
 
     No words are written into the memory, so how much of the text comes back is a matter of training: of the
-    ``autoencode`` term of the objective, with a compressor that spells (`Compressor.spell`, `Compressor.reading`).
+    ``Autoencode`` term of the objective, with a compressor that spells (`Compressor.spell`, `Compressor.reading`).
     What does not come back is a correction, so that `recall` is exact as with any decoder. ``Memory.wrong`` counts
     tokens of a free run, without corrections; one mistake changes all that follows it. Recall takes one pass of the
     backbone a token, and so does retaining, which proves it.

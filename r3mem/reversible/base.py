@@ -115,7 +115,7 @@ class Decoder(Switched, ABC):
     Attributes:
         ratio: Text tokens per virtual token.
         reversible: Whether text moves through it, so that there are streams to train (``backward``, ``cycle`` and
-            ``residual`` of the objective).
+            ``Residual`` of the objective).
     """
 
     ratio: int

@@ -11,6 +11,7 @@ import torch
 
 from r3mem import Backbone, InputError, Segments
 from r3mem.compressors import VirtualTokens
+from r3mem.objectives import Autoencode, BackwardCE
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -60,6 +61,13 @@ def test_words_are_ours_alone(tiny_backbone: Callable[..., Backbone]) -> None:
     assert [type(c).__name__ for c in ours.couplings] == ["PositionBinding"]
     for name in ("recurrent_memory", "mean_pool"):
         assert [type(c) for c in methods.decoder_of(name, backbone, 4).couplings] == [NoWords]
+
+
+def test_the_weight_of_a_term_is_that_of_the_file() -> None:
+    found = {name: methods.weight_of(name, Autoencode) for name in FILES}
+    spelling = {"associative_blocks", "five_hundred_x", "in_context_autoencoder"}
+    assert {name for name, weight in found.items() if weight} == spelling and {found[n] for n in spelling} == {1.0}
+    assert methods.weight_of("trainable_stack", BackwardCE) == 0.5
 
 
 def test_an_unknown_method_is_told() -> None:

@@ -114,7 +114,8 @@ def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore:.*split is empty")
 def test_a_range_of_segment_lengths_trains(documents: Path, backbone_folder: Path, tmp_path: Path) -> None:
     """With distillation and replay, which have to know where each segment ends."""
-    given = ["--data.init_args.segment_tokens=[5, 16]", "--model.replay=true", "--model.objective.kl.weight=1.0"]
+    given = ["--data.init_args.segment_tokens=[5, 16]", "--model.replay=true"]
+    given += ["--model.objective.terms+=r3mem.objectives.FullTextKL"]
     steps = ["--trainer.max_steps=3", "--trainer.limit_val_batches=1", "--trainer.val_check_interval=3"]
     sizes = tiny(backbone_folder, documents, tmp_path / "run")
     main(["fit", *config(MODEL, DATA, TRAINER), *sizes, *given, *steps, "--model.calibrate=false"])
@@ -206,7 +207,7 @@ def test_pairs_run(
     steps = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0"]
     place = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
     # One level; with several, set model.hierarchy.
-    model = ["--model.calibrate=false", "--model.objective.forward.weight=0", "--model.objective.query.weight=1.0"]
+    model = ["--model.calibrate=false", "--model.objective.terms=[{class_path: r3mem.objectives.QueryNLL}]"]
     main(["fit", *config(MODEL, name, TRAINER), *sizes, *steps, *place, *model])
     assert (tmp_path / "run" / "metrics.csv").stat().st_size > 0
 
@@ -216,6 +217,31 @@ def parsed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
         main(["fit", *arguments, "--print_config"])
     assert stop.value.code in (0, None)
     return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["model/virtual_tokens", "model/mean_pool"])
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+def test_a_term_is_added_to_those_there_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that the file lists, or the default where it lists none."""
+    given = ["--model.objective.terms+={class_path: r3mem.objectives.QueryNLL, init_args: {weight: 0.5}}"]
+    found = parsed(capsys, *config(*SHIPPED[name]), *given)["model"]["objective"]["terms"]
+    weights = {term["class_path"]: term["init_args"]["weight"] for term in found}
+    assert weights == {"r3mem.objectives.ForwardNLL": 1.0, "r3mem.objectives.QueryNLL": 0.5}
+    alone = ["--model.objective.terms=[{class_path: r3mem.objectives.QueryNLL}]"]
+    assert len(parsed(capsys, *config(*SHIPPED[name]), *alone)["model"]["objective"]["terms"]) == 1
+
+
+@pytest.mark.parametrize("old", ["forward", "kl", "cycle"])
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+def test_a_term_as_earlier_versions_had_it_is_refused(old: str, capsys: pytest.CaptureFixture[str]) -> None:
+    now = {"forward": "ForwardNLL", "kl": "FullTextKL", "cycle": "Cycle"}[old]
+    for given in (f"--model.objective.{old}.weight=1.0", f"--model.objective={{{old}: {{weight: 1.0}}}}"):
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", *config(*SHIPPED[MODEL]), given])
+        assert stop.value.code == 2
+        told = capsys.readouterr().err
+        assert f"no setting '{old}'" in told
+        assert f"terms: [{{class_path: r3mem.objectives.{now}, init_args: {{weight: 1.0}}}}]" in told
 
 
 @pytest.mark.parametrize("name", ["model/virtual_tokens", "model/mean_pool", "model/trainable_stack", "trainer/ddp"])
@@ -234,5 +260,6 @@ def test_an_overlay_replaces_the_couplings_and_names_the_model_s_width(capsys: p
     couplings = found["model"]["decoder"]["init_args"]["couplings"]
     assert [c["class_path"].split(".")[-1] for c in couplings] == ["TransformerCoupling"] * 2
     assert {c["init_args"]["width"] for c in couplings} == {576}
-    assert found["model"]["objective"]["backward"]["weight"] == 1.0
+    terms = {term["class_path"].split(".")[-1]: term["init_args"] for term in found["model"]["objective"]["terms"]}
+    assert list(terms) == ["ForwardNLL", "BackwardCE", "Cycle"] and terms["BackwardCE"]["weight"] == 1.0
     assert found["trainer"]["use_distributed_sampler"] is False and found["seed_everything"] == 0

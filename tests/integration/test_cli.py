@@ -73,7 +73,7 @@ def test_a_stopped_run_goes_on_step_for_step(run: Callable[..., Path], mode: str
         "--trainer.val_check_interval=4",
         # Both draw random numbers in every step.
         "--model.backbone.init_args.lora_dropout=0.1",
-        "--model.objective.backward.weight=0.5",
+        "--model.objective.terms+={class_path: r3mem.objectives.BackwardCE, init_args: {weight: 0.5}}",
     ]
     keys = ("train/loss", "train/forward", "train/backward", "val/nll_memory")
     whole = run("fit", "whole", *options)
@@ -154,8 +154,10 @@ def test_texts_that_a_trained_model_spells_out_come_back_from_files(
         assert model.recall(memory) == Path(line["origin"]).read_text()
         # Three steps teach nothing; the corrections hold the words.
         assert sum(memory.wrong) > 0 and memory.correction_bits > 0
-    refusal = refused(capsys, lambda: run("fit", "no", "--model.objective.cycle.weight=1", slots, files=files))
-    assert "weight for cycle" in refusal and "autoencode" in refusal
+    refusal = refused(
+        capsys, lambda: run("fit", "no", "--model.objective.terms+=r3mem.objectives.Cycle", slots, files=files)
+    )
+    assert "weight for cycle" in refusal and "Autoencode" in refusal
 
 
 def test_the_exported_model_is_the_trained_one(run: Callable[..., Path]) -> None:
@@ -188,7 +190,18 @@ def test_one_batch_is_not_all_of_them() -> None:
     [
         ("model:\n  compressor:\n    init_args:\n      ratoi: 8\n", "did you mean 'ratio'?"),
         ("trainer:\n  max_stepz: 8\n", "did you mean 'max_steps'?"),
-        ("model:\n  objective:\n    forwad:\n      weight: 1\n", "did you mean 'forward'?"),
+        ("model:\n  objective:\n    trems: []\n", "did you mean 'terms'?"),
+        ("model:\n  objective:\n    terms: []\n", "give at least one a weight above 0"),
+        (
+            "model:\n  objective: {terms: [{class_path: ForwardNLL, init_args: {weight: -1}}]}\n",
+            "weight -1.0 of ForwardNLL",
+        ),
+        (
+            "model:\n  hierarchy: {class_path: r3mem.hierarchy.Flat, init_args: {segment_tokens: 0}}\n",
+            "at least one token",
+        ),
+        ("model:\n  objective:\n    kl:\n      weight: 1\n", "class_path: r3mem.objectives.FullTextKL, init_args"),
+        ("model:\n  objective: {forward: {weight: 0.0}, query: {weight: 1.0}}\n", "r3mem.objectives.ForwardNLL"),
         ("data:\n  init_args:\n    segment_tokenz: 1\n", "did you mean 'segment_tokens'?"),
         ("model:\n  warmup_steps: many\n", "Expected a <class 'int'>"),
         ("model:\n  warmup_steps: ${model.nothing.there}\n", "nothing.there'"),

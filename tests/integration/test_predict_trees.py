@@ -30,7 +30,7 @@ model:
         - {{name: document, segmenter: {{class_path: r3mem.hierarchy.BlankLines}}, tokens: 64, ratio: 8}}
         - {{name: paragraph, segmenter: {{class_path: r3mem.hierarchy.BlankLines}}, tokens: 32, ratio: 4}}
         - {{name: entity, segmenter: {{class_path: r3mem.hierarchy.FixedWindows}}, tokens: 12, ratio: 2}}
-  objective: {{forward: {{weight: 0.0}}, query: {{weight: 1.0}}}}
+  objective: {{terms: [{{class_path: r3mem.objectives.QueryNLL}}]}}
 data:
   class_path: datamodules.hierarchical.HierarchyDataModule
   init_args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,18 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_modules.batch_pass import total
 from lightning_modules.memory_module import MemoryModule
-from lightning_modules.segment_terms import total
+from r3mem import Segments, objectives
+from r3mem.objectives import Objective, Term
 
-TERMS = ("forward", "autoencode", "kl", "query", "backward", "cycle", "residual")
+#: Terms of streams, in the order in which the golden numbers have them computed: what they draw depends on it.
+TERMS = ("forward", "kl", "query", "autoencode", "backward", "cycle", "residual")
+CLASSES: dict[str, type[Term]] = {
+    made.name: made for made in vars(objectives).values() if inspect.isclass(made) and hasattr(made, "needs")
+}
+TEXTS = [[list(range(40, 56)), list(range(60, 68))], [list(range(70, 83)), list(range(90, 95))]]
+QUERIES = [[[5, 6, 7], [8]], [[9, 8, 7, 6], []]]
 Batch = dict[str, Tensor]
 Make = Callable[..., MemoryModule]
 
@@ -44,10 +53,31 @@ class Batches(LightningDataModule):
     val_dataloader = train_dataloader
 
 
-def terms_of(module: MemoryModule, given: Batch, step: int = 0, state: Any = None) -> dict[str, Tensor]:
+def objective(**weights: float) -> Objective:
+    """An objective by the names of its terms."""
+    return Objective([CLASSES[name](weight) for name, weight in weights.items()])
+
+
+def pairs(relevant: list[list[bool]] | None = None, source: tuple[int, int] = (-1, 0)) -> Batch:
+    """Two rows of two segments with queries: `TEXTS` and `QUERIES`."""
+
+    def padded(rows: list[list[list[int]]]) -> tuple[Tensor, Tensor]:
+        flat = Segments.pad([ids for row in rows for ids in row])
+        return flat.ids_BN.view(2, 2, -1), flat.lengths_B.view(2, 2)
+
+    ids_BTN, lengths_BT = padded(TEXTS)
+    query_BTQ, query_lengths_BT = padded(QUERIES)
+    return {
+        "ids_BTN": ids_BTN, "lengths_BT": lengths_BT, "query_BTQ": query_BTQ, "query_lengths_BT": query_lengths_BT,
+        "relevant_BT": torch.tensor(relevant or [[True, True], [True, True]]), "level_T": torch.tensor([0, 1]),
+        "source_T": torch.tensor(source), "document_B": torch.tensor([0, 1]),
+    }  # fmt: skip
+
+
+def terms_of(module: MemoryModule, given: Batch, state: Any = None) -> dict[str, Tensor]:
     """Values of the terms for one batch."""
     torch.manual_seed(1)
-    sums, _ = module._sums(given, state, module.objective.weights(step))
+    sums, _ = module.sums(given, state)
     return {name: mean_of(parts) for name, parts in sums.items()}
 
 

@@ -14,9 +14,8 @@ from r3mem.compressors import (
     Compressor,
     VirtualTokens,
 )
-from r3mem.objectives import Objective, Term
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
-from tests.lightning_modules.batches import Make
+from tests.lightning_modules.batches import Make, objective
 from tests.tiny_models import WIDTH
 
 
@@ -27,7 +26,7 @@ def module(tiny_backbone: Callable[..., Backbone]) -> Make:
     def make(
         ratio: int = 4,
         attention: bool = True,
-        terms: dict[str, Any] | None = None,
+        terms: dict[str, float] | None = None,
         compressor: Compressor | None = None,
         **options: Any,
     ) -> MemoryModule:
@@ -38,10 +37,8 @@ def module(tiny_backbone: Callable[..., Backbone]) -> Make:
             for parameter in couplings[1].parameters():
                 # Output projections start at zero, which would hide gradients of what lies before them.
                 torch.nn.init.normal_(parameter, std=0.1) if parameter.dim() > 1 else None
-        weights = {"forward": 0.0} | (terms or {"forward": 1.0})
-        objective = Objective(**{k: v if isinstance(v, Term) else Term(v) for k, v in weights.items()})
         compressor = compressor or VirtualTokens(WIDTH, ratio, write_layer=2, read_layer=1)
-        options = {"calibrate": False, "objective": objective} | options
+        options = {"calibrate": False, "objective": objective(**(terms or {"forward": 1.0}))} | options
         return MemoryModule(tiny_backbone(), compressor, ReversibleStack(couplings), **options)
 
     return make

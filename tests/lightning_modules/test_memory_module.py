@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_modules.carried_memory import CarriedMemory
 from lightning_modules.memory_module import MemoryModule
+from lightning_modules.stream_pass import StreamPass
 from lightning_modules.streams import at_segments, segments_of, whole_text
-from r3mem import Backbone, ConfigError, Memory, R3MemError, Segments, objectives
+from r3mem import Backbone, ConfigError, Memory, R3MemError, Segments
 from r3mem.compressors import (
     AccumulatingSummaries,
     ActivationBeacon,
@@ -23,11 +25,9 @@ from r3mem.compressors import (
 )
 from r3mem.hierarchy import Flat
 from r3mem.next_tokens import logits_of
-from r3mem.objectives import Objective, Term
-from tests.lightning_modules.batches import TERMS, Make, batch, fit, gradients, mean_of, terms_of
+from r3mem.objectives import ForwardNLL, Objective, Residual
+from tests.lightning_modules.batches import CLASSES, TERMS, Make, batch, fit, gradients, mean_of, objective, terms_of
 from tests.tiny_models import WIDTH
-
-FUNCTIONS = {"forward": "forward_nll", "kl": "distillation", "backward": "backward_ce"}
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -62,21 +62,17 @@ def test_memories_wider_than_the_stack_are_trained(
     fit(several, tmp_path, [batch(seed=s) for s in range(3)], steps=3)
 
 
-@pytest.mark.parametrize("term", [*FUNCTIONS, "cycle", "residual"])
+@pytest.mark.parametrize("term", TERMS)
 def test_a_term_of_weight_0_is_not_computed(module: Make, term: str, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
-    name = FUNCTIONS.get(term, term)
-    original = getattr(objectives, name)
-    monkeypatch.setattr(objectives, name, lambda *a, **k: called.append(name) or original(*a, **k))
-    # The query's likelihood is the same function, and that of autoencoding; the other terms stand in for them.
-    rest = {t: 1.0 for t in TERMS if t != term and not (term == "forward" and t in ("query", "autoencode"))}
-    made = module(terms=rest)
-    teacher = made._teacher
-    monkeypatch.setattr(made, "_teacher", lambda given: called.append("teacher") or teacher(given))
-    terms_of(made, batch())
-    assert name not in called and ("teacher" in called) == (term != "kl")
-    terms_of(module(terms=rest | {term: 1.0}), batch())
-    assert name in called
+    for name, made in CLASSES.items():
+        plain = made.forward
+        spy = lambda self, context, name=name, plain=plain: called.append(name) or plain(self, context)  # noqa: E731
+        monkeypatch.setattr(made, "forward", spy)
+    teacher = StreamPass.teacher
+    monkeypatch.setattr(StreamPass, "teacher", lambda self, given: called.append("teacher") or teacher(self, given))
+    terms_of(module(terms=dict.fromkeys(TERMS, 1.0) | {term: 0.0}), batch())
+    assert set(called) == {*TERMS, "teacher"} - ({"kl", "teacher"} if term == "kl" else {term})
 
 
 def test_no_logits_are_made_where_no_term_reads_them(module: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,14 +84,14 @@ def test_no_logits_are_made_where_no_term_reads_them(module: Make, monkeypatch: 
     )
     terms_of(made, batch())
     assert asked == [False, False]
-    made.objective = Objective()
+    made.objective = objective(residual=1.0, forward=1.0)
     terms_of(made, batch())
     assert asked == [False, False, False, True]
 
 
 def test_weights_rise_over_the_warm_up(module: Make, tmp_path: Path) -> None:
-    assert [Term(0.5, 4).at(step) for step in (0, 1, 3, 9)] == [0.125, 0.25, 0.5, 0.5]
-    made = module(terms={"residual": Term(1.0, warmup_steps=4)})
+    assert [Residual(0.5, 4).at(step) for step in (0, 1, 3, 9)] == [0.125, 0.25, 0.5, 0.5]
+    made = module(objective=Objective([Residual(1.0, warmup_steps=4)]))
     ratios = []
     for steps in (1, 3, 6):
         metrics = fit(made, tmp_path, [batch()], steps).logged_metrics
@@ -131,8 +127,8 @@ def test_gradients_flow_through_so_many_segments(
 
     monkeypatch.setattr(made.model, "step", spy)
     likelihoods: list[Tensor] = []
-    nll = objectives.forward_nll
-    monkeypatch.setattr(objectives, "forward_nll", lambda *a: likelihoods.append(nll(*a)[0]) or nll(*a))
+    nll = ForwardNLL.forward
+    monkeypatch.setattr(ForwardNLL, "forward", lambda *a: likelihoods.append(nll(*a)[0]) or nll(*a))
     terms_of(made, batch(segments=4))
     found = torch.autograd.grad(likelihoods[-1], written[:3], allow_unused=True)
     assert [g is not None and bool(g.abs().max() > 0) for g in found] == reached
@@ -149,12 +145,12 @@ def test_memory_is_carried_to_the_next_batch_and_dropped_at_a_new_document(modul
     halves = [{**whole, "ids_BTN": whole["ids_BTN"][:, part], "lengths_BT": whole["lengths_BT"][:, part]}
               for part in (slice(0, 2), slice(2, 4))]  # fmt: skip
     with torch.no_grad():
-        _, expected = made._sums(whole, None, {"forward": 1.0})
-        _, state = made._sums(halves[0], made._begin(halves[0]), {"forward": 1.0})
-        made._carried = state
+        _, expected = made.sums(whole)
+        _, state = made.sums(halves[0], made.carried.begin(halves[0], 4))
+        made.carried.keep(state)
         going_on = {**halves[1], "reset_B": torch.tensor([False, False, True])}
-        _, state = made._sums(going_on, made._begin(going_on), {"forward": 1.0})
-        _, fresh = made._sums(halves[1], None, {"forward": 1.0})
+        _, state = made.sums(going_on, made.carried.begin(going_on, 4))
+        _, fresh = made.sums(halves[1])
     torch.testing.assert_close(state.slots_BKD[:2], expected.slots_BKD[:2])
     torch.testing.assert_close(state.slots_BKD[2], fresh.slots_BKD[2])
     assert (state.slots_BKD[2] - expected.slots_BKD[2]).abs().max() > 1e-3
@@ -168,11 +164,11 @@ def test_what_accumulates_is_carried_whole_in_training_and_in_prediction(module:
     halves = [{**whole, "ids_BTN": whole["ids_BTN"][:, part], "lengths_BT": whole["lengths_BT"][:, part]}
               for part in (slice(0, 2), slice(2, 4))]  # fmt: skip
     halves[1] = {**halves[1], "reset_B": torch.tensor([False, False, True])}
-    _, expected = made._sums(whole, None, {"forward": 1.0})
+    _, expected = made.sums(whole)
     for half in halves:
-        _, made._carried = made._sums(half, made._begin(half), {"forward": 1.0})
-    assert made._carried.lengths_B.tolist() == [32, 32, 16]
-    torch.testing.assert_close(made._carried.slots_BKD[:2], expected.slots_BKD[:2])
+        _, made.carried.state = made.sums(half, made.carried.begin(half, 4))
+    assert made.carried.state.lengths_B.tolist() == [32, 32, 16]
+    torch.testing.assert_close(made.carried.state.slots_BKD[:2], expected.slots_BKD[:2])
 
     made.model.hierarchy = Flat(8)
     records = [made.predict_step(half, i) for i, half in enumerate(halves)]
@@ -188,16 +184,18 @@ def test_an_ended_row_keeps_its_memory_and_trains_nothing(module: Make) -> None:
     changed = {**given, "ids_BTN": given["ids_BTN"].clone()}
     changed["ids_BTN"][1, 0, 5:], changed["ids_BTN"][1:, 1], changed["ids_BTN"][2] = 7, 7, 7
     with torch.no_grad():
-        (terms, state), (again, _) = (made._sums(b, None, {"forward": 1.0}) for b in (given, changed))
+        (terms, state), (again, _) = (made.sums(b) for b in (given, changed))
     assert torch.equal(mean_of(terms["forward"]), mean_of(again["forward"]))
     assert state.lengths_B.tolist() == [8, 5, 0] and not state.slots_BKD[2].any()
 
 
-def test_training_carries_memory_cut_from_the_graph(module: Make, tmp_path: Path) -> None:
+def test_training_carries_memory_cut_from_the_graph(
+    module: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = module()
     seen: list[Any] = []
-    begin = made._begin
-    made._begin = lambda given: seen.append(begin(given)) or seen[-1]  # type: ignore[method-assign]
+    begin = CarriedMemory.begin
+    monkeypatch.setattr(CarriedMemory, "begin", lambda *given: seen.append(begin(*given)) or seen[-1])
     going_on = batch(1, reset_B=[False, True, False])
     fit(made, tmp_path, [batch(), going_on, batch(2)], steps=3)
     assert seen[0] is None and seen[2] is None
@@ -210,9 +208,9 @@ def test_ratios_alternate_and_the_own_one_is_kept_for_all_else(module: Make, tmp
     made = module(attention=False, ratios=[4, 2, 8])
     trained: list[int] = []
     evaluated: list[int] = []
-    step, evaluate = made.model.step, made._evaluate
+    step, evaluate = made.model.step, made.validation_step
     made.model.step = lambda *a, **k: trained.append(made.model.ratio) or step(*a, **k)  # type: ignore[method-assign]
-    made._evaluate = lambda *a: evaluated.append(made.model.ratio) or evaluate(*a)  # type: ignore[method-assign]
+    made.validation_step = lambda *a: evaluated.append(made.model.ratio) or evaluate(*a)  # type: ignore[method-assign]
     options = {"limit_val_batches": 1, "num_sanity_val_steps": 0, "val_check_interval": 1}
     fit(made, tmp_path, [batch(segments=1)] * 2, steps=4, check_val_every_n_epoch=None, **options)
     # Training and validation take turns, one segment each.
@@ -276,7 +274,7 @@ def test_segments_of_any_length_are_one_text(module: Make) -> None:
     """Segments shorter than others that follow: the teacher reads what a row says, without padding between."""
     made = module(terms={"kl": 1.0})
     ragged = batch(segments=3, lengths_BT=[[5, 8, 2], [8, 8, 8], [3, 0, 0]])
-    logits = [logits_of(scores) for scores in made._teacher(ragged)]
+    logits = [logits_of(scores) for scores in StreamPass(made.model, made.query_template).teacher(ragged)]
     for b, lengths in enumerate(ragged["lengths_BT"].tolist()):
         ids = torch.cat([ragged["ids_BTN"][b, t, :n] for t, n in enumerate(lengths)])
         with made.backbone.adapters_off():
@@ -303,15 +301,15 @@ def test_a_loss_that_is_no_number_ends_training(module: Make, tmp_path: Path) ->
 def test_a_checkpoint_carries_the_numbers_of_segments_and_one_of_before_has_none(module: Make) -> None:
     made = module(attention=False, compressor=AccumulatingSummaries(WIDTH, 4)).eval()
     whole = batch(segments=2)
-    _, made._carried = made._sums(whole, None, {"forward": 1.0})
-    assert made._carried.segment_BK is not None
+    _, made.carried.state = made.sums(whole)
+    assert made.carried.state.segment_BK is not None
     made._trainer = cast(Any, SimpleNamespace(world_size=1, state=SimpleNamespace(fn=None)))
-    for kept, numbers in ((4, made._carried.segment_BK), (3, None)):
+    for kept, numbers in ((4, made.carried.state.segment_BK), (3, None)):
         checkpoint: dict[str, Any] = {}
         made.on_save_checkpoint(checkpoint)
         about = checkpoint["r3mem"]
         assert len(about["carried"]) == 4
         made.on_load_checkpoint(checkpoint | {"r3mem": about | {"carried": about["carried"][:kept]}})
         assert made._resumed is not None
-        torch.testing.assert_close(made._resumed.slots_BKD, made._carried.slots_BKD)
+        torch.testing.assert_close(made._resumed.slots_BKD, made.carried.state.slots_BKD)
         torch.testing.assert_close(made._resumed.segment_BK, numbers)

@@ -13,22 +13,29 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_modules.batch_pass import Sums
 from lightning_modules.memory_module import MemoryModule
-from lightning_modules.pair_terms import PairTerms
+from lightning_modules.pair_pass import PairPass
 from r3mem import Backbone, ConfigError, R3Mem
 from r3mem.compressors import SelectedKeyValues, VirtualTokens
 from r3mem.hierarchy import FixedWindows, Level, Refined
 from r3mem.memory import Segments
-from r3mem.objectives import Objective, Term
+from r3mem.query_template import QueryTemplate
 from r3mem.reversible import PositionBinding, ReversibleStack
 from r3mem.stepwise import Stepwise
-from tests.lightning_modules.batches import mean_of
+from tests.lightning_modules.batches import CLASSES, QUERIES, TEXTS, mean_of, objective, pairs
+from tests.lightning_modules.batches import batch as streams
 from tests.tiny_models import WIDTH, awaken_adapters
 
 GIVEN = [10, 81]
 RATIOS = [8, 4]
-TEXTS = [[list(range(40, 56)), list(range(60, 68))], [list(range(70, 83)), list(range(90, 95))]]
-QUERIES = [[[5, 6, 7], [8]], [[9, 8, 7, 6], []]]
+
+
+class Given(QueryTemplate):
+    """A template of two tokens."""
+
+    def given(self, tokenizer: Any) -> list[int]:
+        return GIVEN
 
 
 @pytest.fixture
@@ -44,26 +51,15 @@ def model(tiny_backbone: Callable[..., Backbone]) -> R3Mem:
     return made.eval()
 
 
-def pairs(relevant: list[list[bool]] | None = None, source: tuple[int, int] = (-1, 0)) -> dict[str, Tensor]:
-    """Two rows of two segments."""
-
-    def padded(rows: list[list[list[int]]]) -> tuple[Tensor, Tensor]:
-        flat = Segments.pad([ids for row in rows for ids in row])
-        return flat.ids_BN.view(2, 2, -1), flat.lengths_B.view(2, 2)
-
-    ids_BTN, lengths_BT = padded(TEXTS)
-    query_BTQ, query_lengths_BT = padded(QUERIES)
-    return {
-        "ids_BTN": ids_BTN, "lengths_BT": lengths_BT, "query_BTQ": query_BTQ, "query_lengths_BT": query_lengths_BT,
-        "relevant_BT": torch.tensor(relevant or [[True, True], [True, True]]), "level_T": torch.tensor([0, 1]),
-        "source_T": torch.tensor(source), "document_B": torch.tensor([0, 1]),
-    }  # fmt: skip
+def sums(model: R3Mem, batch: dict[str, Tensor], *names: str, replay: bool = False) -> Sums:
+    """What the terms of these names give, without gradients."""
+    with torch.no_grad():
+        return PairPass(model, Given(), replay).sums(batch, [CLASSES[name]() for name in names])[0]
 
 
 def means(model: R3Mem, batch: dict[str, Tensor], *names: str) -> dict[str, float]:
-    with torch.no_grad():
-        sums = PairTerms(model, GIVEN, model.step, names).of(batch)
-    return {n: float(sum(float(s) for s, _ in parts) / sum(int(c) for _, c in parts)) for n, parts in sums.items()}
+    found = sums(model, batch, *names)
+    return {n: float(sum(float(s) for s, _ in parts) / sum(int(c) for _, c in parts)) for n, parts in found.items()}
 
 
 @torch.no_grad()
@@ -116,8 +112,7 @@ def test_refinement_is_the_likelihood_of_a_segment_given_the_one_above(model: R3
     total = -sum(log_p(model, 0, state(model, b, 0), TEXTS[b][1][:1], TEXTS[b][1][1:]) for b in range(2))
     # The prefix of the level above is read at that level's ratio, which its memory carries itself.
     assert got == pytest.approx(total / (7 + 4), abs=1e-4)
-    with torch.no_grad():
-        assert not PairTerms(model, GIVEN, model.step, ["forward"]).of(pairs(source=(-1, -1)))["forward"]
+    assert not sums(model, pairs(source=(-1, -1)), "forward")["forward"]
 
 
 def test_a_chain_is_read_at_once_and_says_the_same(model: R3Mem, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,25 +128,27 @@ def test_a_chain_is_read_at_once_and_says_the_same(model: R3Mem, monkeypatch: py
     found = {}
     for together in (True, False):
         read.clear(), steps.clear()
-        with torch.no_grad():
-            sums = PairTerms(model, GIVEN, counted, ["forward", "query"], together).of(batch)
-        found[together] = {n: float(sum(float(s) for s, _ in parts)) for n, parts in sums.items()}
+        with monkeypatch.context() as patched:
+            patched.setattr(model, "step", counted)
+            got = sums(model, batch, "forward", "query", replay=not together)
+        found[together] = {n: float(sum(float(s) for s, _ in parts)) for n, parts in got.items()}
         # Segments that are read later end their own pass early; the three queries are asked at once.
         assert steps == [False, not together]
         assert read == [(2, 8)] * together + [(3, len(GIVEN) + 4)]
     assert found[True] == pytest.approx(found[False], abs=1e-3)
 
 
-def test_padding_is_not_read(model: R3Mem) -> None:
-    batch, widths = pairs(), []
+def test_padding_is_not_read(model: R3Mem, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, widths, step = pairs(), [], model.step
     wide = batch | {n: torch.nn.functional.pad(batch[n], (0, 9), value=7) for n in ("ids_BTN", "query_BTQ")}
 
     def seen(text: Segments, *rest: Any) -> Any:
         widths.append(text.ids_BN.shape[1])
-        return model.step(text, *rest)
+        return step(text, *rest)
 
-    with torch.no_grad():
-        PairTerms(model, GIVEN, seen, ["query"]).of(wide)
+    with monkeypatch.context() as patched:
+        patched.setattr(model, "step", seen)
+        sums(model, wide, "query")
     assert widths == [16, 8]
     assert means(model, wide, "query", "contrast", "forward") == means(model, batch, "query", "contrast", "forward")
 
@@ -194,27 +191,26 @@ def test_rows_of_the_same_segment_are_no_wrong_candidates(model: R3Mem) -> None:
     batch = pairs()
     for name in ("ids_BTN", "lengths_BT"):
         batch[name][1, 0] = batch[name][0, 0]
-    with torch.no_grad():
-        (_, first), (_, second) = PairTerms(model, GIVEN, model.step, ["contrast"]).of(batch)["contrast"]
+    (_, first), (_, second) = sums(model, batch, "contrast")["contrast"]
     assert int(first) == 0 and int(second) == 1
 
 
 def module(model: R3Mem, **terms: float) -> MemoryModule:
-    objective = Objective(**{name: Term(weight) for name, weight in ({"forward": 0.0} | terms).items()})
     return MemoryModule(
-        model.backbone, model.compressor, model.decoder, model.hierarchy, objective, calibrate=False, replay=True
-    )
+        model.backbone, model.compressor, model.decoder, model.hierarchy, objective(**terms), calibrate=False,
+        replay=True,
+    )  # fmt: skip
 
 
 def test_every_term_reaches_what_it_trains_and_replay_agrees(model: R3Mem) -> None:
     """With replay every segment is computed again in the backward pass, at its own level's ratio."""
-    made = module(model, query=1.0, contrast=1.0, expand=1.0)
+    made = module(model, forward=1.0, query=1.0, expand=1.0, contrast=1.0)
     found = []
     for replay in (False, True):
         made.replay = replay
         torch.manual_seed(0)
-        sums = made._pairs(pairs(), ["forward", "query", "expand", "contrast"])
-        loss = torch.stack([mean_of(parts) for parts in sums.values()]).sum()
+        got, _ = made.sums(pairs())
+        loss = torch.stack([mean_of(parts) for parts in got.values()]).sum()
         named = {n: p for n, p in made.named_parameters() if p.requires_grad}
         grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         found.append({n: g for n, g in zip(named, grads, strict=True) if g is not None})
@@ -225,9 +221,9 @@ def test_every_term_reaches_what_it_trains_and_replay_agrees(model: R3Mem) -> No
 
 def test_terms_that_a_batch_cannot_give_are_refused(model: R3Mem) -> None:
     with pytest.raises(ConfigError, match="kl, which needs streams"):
-        module(model, kl=1.0)._check_terms(pairs())
+        module(model, kl=1.0).sums(pairs())
     with pytest.raises(ConfigError, match="contrast, which needs"):
-        module(model, contrast=1.0)._check_terms({"ids_BTN": torch.zeros(1, 1, 1)})
+        module(model, contrast=1.0).sums(streams())
 
 
 def test_evaluation_means_are_over_all_batches_and_processes(model: R3Mem, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,9 +233,9 @@ def test_evaluation_means_are_over_all_batches_and_processes(model: R3Mem, monke
     empty = pairs(relevant=[[False, False], [False, False]])
     with torch.no_grad():
         for batch in (pairs(), pairs(relevant=[[False, False], [True, False]]), empty):
-            made._evaluate(batch, "val")
+            made.validation_step(batch, 0)
         parts = [p for b in (pairs(), pairs(relevant=[[False, False], [True, False]]))
-                 for p in made._pairs(b, ["query"])["query"]]  # fmt: skip
+                 for p in made.sums(b)[0]["query"]]  # fmt: skip
     assert set(logged) == {"val/forward", "val/query", "val/contrast"}
     assert all(isinstance(value, Metric) for value in logged.values())
     assert float(logged["val/query"].compute()) == pytest.approx(float(mean_of(parts)), abs=1e-4)

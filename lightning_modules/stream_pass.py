@@ -1,0 +1,104 @@
+"""Batches of streams: the segments of each row one after the other, each read with the memory of those before it.
+
+Shape legend: B rows, T segments of a row, N tokens of a segment, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_modules.batch_pass import BatchPass, Sums, add_terms
+from lightning_modules.streams import at_segments, keep_ended, segments_of, whole_text
+from lightning_modules.token_metrics import EvaluationMetrics
+from r3mem.memory import MemoryState, Segments
+from r3mem.next_tokens import Scores
+from r3mem.objectives import Need, Reading, Span, StepContext, Term, forward_nll, needs_of, ready
+
+SEGMENT = Need.MEMORY | Need.SPELLING | Need.STREAMS | Need.SCORES | Need.TEACHER | Need.QUERY
+
+
+class StreamPass(BatchPass):
+    """Batches of T segments of each row; the memory goes on from segment to segment, and to the next batch."""
+
+    places = (SEGMENT,)
+    otherwise = "(context, query) pairs: use HierarchyDataModule, QuestionsDataModule or ConversationsDataModule"
+
+    def sums(
+        self, batch: dict[str, Tensor], terms: Sequence[Term], state: MemoryState | None = None
+    ) -> tuple[Sums, MemoryState | None]:
+        """See :meth:`BatchPass.sums`; the memory is cut from the graph after every ``bptt_segments``."""
+        sums: Sums = {term.name: [] for term in terms}
+        needs = needs_of(terms)
+        teacher = self.teacher(batch) if Need.TEACHER in needs else []
+        reads = bool(needs & (Need.SCORES | Need.TEACHER))
+        for t, text in enumerate(segments_of(batch)):
+            if t and t % self.bptt_segments == 0 and state is not None:
+                state = state.detach()
+            has_memory_B = torch.zeros_like(text.lengths_B, dtype=torch.bool) if state is None else state.lengths_B > 0
+            # Once per batch and segment, not per token: with nothing remembered there is nothing to learn here.
+            logits = reads and (bool(has_memory_B.any()) or (self.in_step and state is not None))
+            new, found = self.replay(
+                self.segment, text, state, has_memory_B, logits, teacher[t] if teacher else None, terms
+            )
+            for name, parts in found.items():
+                sums[name].extend(parts)
+            state = keep_ended(state, self.model.compressor.next_state(self.model.backbone, state, new))
+        return sums, state
+
+    def segment(
+        self,
+        text: Segments,
+        state: MemoryState | None,
+        has_memory_B: Tensor,
+        logits: bool,
+        teacher: Scores | None,
+        terms: Sequence[Term],
+    ) -> tuple[MemoryState, Sums]:
+        """One segment's own memory and its terms: all that is computed of it, so that nothing else has to be kept."""
+        step = self.model.step(text, state, logits, None)
+        parts = self.own_parts(step, text)
+        parts[Need.QUERY] = lambda: self._asked(text, step.state)
+        if step.scores is not None:
+            parts[Need.SCORES] = ready(Reading(step.scores, has_memory_B))
+            if teacher is not None:
+                parts[Need.TEACHER] = ready(teacher)
+        sums: Sums = {term.name: [] for term in terms}
+        add_terms(sums, terms, StepContext(parts, text))
+        return step.state, sums
+
+    @torch.no_grad()
+    def teacher(self, batch: dict[str, Tensor]) -> list[Scores]:
+        """Scores by the untouched backbone at every segment, reading all text of the batch before it."""
+        with self.model.backbone.adapters_off(), self.model.backbone.head_apart():
+            return at_segments(self.model.backbone(whole_text(batch)).scores, batch)
+
+    def _asked(self, text: Segments, state: MemoryState) -> Span:
+        """Each segment's lead as its query, behind the template and the segment's own memory."""
+        given, query = self.template.given(self.model.backbone.tokenizer), self.model.hierarchy.query
+        lengths = enumerate(text.lengths_B.tolist())
+        rows = [given + query(text.ids_BN[b, :n].tolist()) if n else [] for b, n in lengths]
+        asked = Segments.pad(rows, text.ids_BN.device)
+        return Span(asked, self.model.scores(asked, state), len(given), asked.lengths_B, asked.lengths_B > 0)
+
+    def measure(self, batch: dict[str, Tensor], metrics: EvaluationMetrics) -> dict[str, Metric]:
+        """Likelihood given nothing, the memory and the full text; words recalled from the memory alone."""
+        texts = segments_of(batch)
+        full = at_segments(self.model.scores(whole_text(batch)), batch)
+        state: MemoryState | None = None
+        for t, text in enumerate(texts):
+            rows_B = text.lengths_B > 1
+            step = self.model.step(text, state, logits=state is not None)
+            if state is not None and step.scores is not None:
+                metrics.likelihood(
+                    memory=forward_nll(step.scores, text, rows_B),
+                    nothing=forward_nll(self.model.scores(text), text, rows_B),
+                    full=forward_nll(full[t], text, rows_B),
+                )
+            read, _ = self.model.exact.read(step.state.slots_BKD, text.lengths_B, text.ids_BN.shape[1])
+            metrics.words(read, text)
+            state = keep_ended(state, self.model.compressor.next_state(self.model.backbone, state, step.state))
+        return metrics.named(len(texts) > 1)
