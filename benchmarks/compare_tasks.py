@@ -56,13 +56,13 @@ class Learner:
 
     def use(self, ratio: int) -> None:
         """Compress at a ratio from now on."""
+        # At the last ratio there may have been no room for words.
+        self.model.decoder = self._words
         try:
-            decoder = self._words.at_ratio(ratio)
+            self.model.set_ratio(ratio)
         except ConfigError:
-            decoder = ReversibleStack([NoWords(ratio)])
-        self.model.decoder = decoder
-        self.model.exact.use(decoder)
-        self.model.compressor.ratio = ratio
+            self.model.decoder = ReversibleStack([NoWords(ratio)])
+            self.model.set_ratio(ratio)
 
     def remember(self, history_BTN: Tensor) -> tuple[MemoryState, list[MemoryState]]:
         """What is remembered of histories, and the memory of each of their segments.

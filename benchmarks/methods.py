@@ -1,8 +1,7 @@
 """The methods that are compared: the files of ``configs/model/``, made to fit any backbone.
 
-A method is a file there, and its name is the file's. The file's first line says what it is to a comparison:
-``# A peer:`` another system's way, ``# A control:`` what a way has to beat, ``# Not compared`` with the reason;
-everything else is ours.
+A method is a file there, and its name is the file's. The file's ``group`` says what it is to a comparison: ``ours``,
+``peer`` for another system's way, ``control`` for what a way has to beat; ``null`` takes no part.
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ from r3mem.reversible import Decoder, ReversibleStack
 FOLDER = ROOT / "configs" / "model"
 # The reader that sees the raw text: the upper reference, no file.
 FULL_TEXT = "full_text"
-GROUPS = ("ours", "peer", "control", "reference")
+GROUPS = ("ours", "peer", "control")
+REFERENCE = "reference"
 # Layers in the files are those of a backbone of this depth (SmolLM2-135M).
 DEPTH = 30
 
@@ -41,15 +41,23 @@ def methods() -> list[str]:
 
 def compared() -> list[str]:
     """Names of the methods that take part in a comparison, and of the reference."""
-    return [*(name for name in methods() if not _first_line(name).startswith("# not compared")), FULL_TEXT]
+    return [*(name for name in methods() if group_of(name) is not None), FULL_TEXT]
 
 
-def group_of(name: str) -> str:
-    """One of ``GROUPS``: what the first line of the method's file says that it is."""
+def group_of(name: str) -> str | None:
+    """One of ``GROUPS``, as the method's file says, or ``REFERENCE``; None for what is not compared.
+
+    Raises:
+        InputError: No such method.
+        ConfigError: The file does not say it, or says another word.
+    """
     if name == FULL_TEXT:
-        return "reference"
-    first = _first_line(name)
-    return next((group for group in ("peer", "control") if first.startswith(f"# a {group}:")), "ours")
+        return REFERENCE
+    settings = _settings(name)
+    if "group" not in settings or settings.group not in (*GROUPS, None):
+        said = f"group is {settings.group!r}" if "group" in settings else "it does not say what it is to a comparison"
+        raise ConfigError(f"{FOLDER / name}.yaml: {said}; write group: {', '.join(GROUPS)} or null")
+    return cast("str | None", settings.group)
 
 
 def class_of(name: str) -> type[Compressor]:
@@ -112,7 +120,7 @@ def decoder_of(name: str, backbone: Backbone, ratio: int) -> Decoder:
         ratio: As in :func:`compressor_of`.
     """
     made = build(_parts(name, backbone, ratio, {})["decoder"], Decoder)
-    if isinstance(made, ReversibleStack) and group_of(name) != "ours":
+    if isinstance(made, ReversibleStack) and group_of(name) in ("peer", "control"):
         return ReversibleStack([NoWords(ratio)])
     return cast(Decoder, made)
 
@@ -128,11 +136,6 @@ def _file(name: str) -> Path:
     if not path.is_file():
         raise InputError(f"no method {name!r}: give one of {', '.join(methods())}")
     return path
-
-
-@cache
-def _first_line(name: str) -> str:
-    return _file(name).read_text(encoding="utf-8").partition("\n")[0].lower()
 
 
 @cache

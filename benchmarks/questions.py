@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from datamodules.text_files import read_lines
+from harness import ROOT
+from omegaconf import OmegaConf
+
+from datamodules.fields import QuestionFields
+from datamodules.question_reader import QuestionReader
+from datamodules.sources import Record, open_source
 from r3mem import InputError
 
 #: Of several paragraphs a question, of which some support its answer.
@@ -18,6 +22,8 @@ DEV_FILES = ("hotpotqa/dev.jsonl.xz", "musique/dev.jsonl.xz", "2wikimultihopqa/d
 #: Whose answers are asked for: one passage a question, and HotpotQA.
 ANSWER_FILES = ("squad_xquad_en/xquad_en.jsonl.gz", "nq_open_gold/nq_open_gold.jsonl.xz", "hotpotqa/dev.jsonl.xz")
 FORMS = "HotpotQA, MuSiQue, 2WikiMultihopQA, SQuAD or Natural Questions with gold passages"
+#: The key that holds a record's paragraphs, and the file of ``configs/data/`` that says how such records are read.
+SETS = {"contexts": "hotpotqa", "paragraphs": "musique", "context": "2wikimultihopqa"}
 
 
 @dataclass(frozen=True)
@@ -55,18 +61,22 @@ def data_files(names: Sequence[str]) -> list[str]:
 def read_questions(path: str | Path) -> list[QuestionItem]:
     """Read the records of a file (``.jsonl``, also ``.gz`` or ``.xz``) in the form of any of the sets.
 
+    Questions without a supporting paragraph, and paragraphs without text, are left out as in training.
+
     Raises:
-        InputError: The file cannot be read, or a line is of another form.
+        InputError: The file cannot be read, or a record is of another form.
     """
     items: list[QuestionItem] = []
-    for number, line in enumerate(read_lines(Path(path)), 1):
-        if not line.strip():
-            continue
+    read: Callable[[Record], list[QuestionItem]] | None = None
+    for record in open_source(str(path)).records():
         try:
-            items += _items(json.loads(line))
-        except (json.JSONDecodeError, AttributeError, LookupError, TypeError, ValueError) as error:
+            read = read or _reader_of(record.value)
+            items += read(record)
+        except InputError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path}, line {number}: not a question with paragraphs as {FORMS} have them "
+                f"{record.origin}: not a question with paragraphs as {FORMS} have them "
                 f"({type(error).__name__}: {error})"
             ) from error
     if not items:
@@ -93,35 +103,39 @@ def drawn(items: list[QuestionItem], count: int, seed: int, least: int = 10) -> 
     return random.Random(seed).sample(fit, len(fit))[:count]
 
 
-def _items(record: dict[str, Any]) -> Iterator[QuestionItem]:
-    """The questions of a record."""
-    if "question" not in record:  # SQuAD: an article, each paragraph with questions of its own.
-        for part in record["paragraphs"]:
-            passage = _passage(record["title"], part["context"])
-            for asked in part["qas"]:
-                yield QuestionItem(asked["question"], asked["answers"][0]["text"], [passage], [True])
-    elif "passage" in record:  # Natural Questions: one passage, which holds the answer.
-        passage = _passage(record["title"], record["passage"])
-        yield QuestionItem(record["question"], record["answers"][0], [passage], [True])
-    else:
-        parts = list(_paragraphs(record))
-        passages = [_passage(title, text) for title, text, _ in parts]
-        yield QuestionItem(record["question"], str(record["answer"]), passages, [bool(mark) for *_, mark in parts])
+def _reader_of(record: dict[str, Any]) -> Callable[[Record], list[QuestionItem]]:
+    """What reads records of the form of a file's first one."""
+    if "question" not in record:
+        return lambda record: list(_squad(record.value))
+    if "passage" in record:
+        return lambda record: [_natural(record.value)]
+    name = next((name for key, name in SETS.items() if key in record), None)
+    if name is None:
+        raise LookupError(f"none of {', '.join(SETS)} in it")
+    settings = OmegaConf.load(ROOT / "configs" / "data" / f"{name}.yaml")
+    fields = cast(dict[str, Any], OmegaConf.to_container(settings.data.init_args.fields))
+    # Nothing here is called by its id, so a record may lack it.
+    reader = QuestionReader(QuestionFields(**{**fields, "name": None}))
+
+    def read(record: Record) -> list[QuestionItem]:
+        found = reader(record)
+        if found is None:
+            return []
+        passages = [paragraph.text.strip() for paragraph in found.paragraphs]
+        return [QuestionItem(found.question, found.answer, passages, [p.supporting for p in found.paragraphs])]
+
+    return read
 
 
-def _passage(title: str, text: str) -> str:
-    return f"{title}\n{text}".strip()
+def _squad(article: dict[str, Any]) -> Iterator[QuestionItem]:
+    """An article's questions: each paragraph has its own."""
+    for part in article["paragraphs"]:
+        passage = f"{article['title']}\n{part['context']}".strip()
+        for asked in part["qas"]:
+            yield QuestionItem(asked["question"], asked["answers"][0]["text"], [passage], [True])
 
 
-def _paragraphs(record: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """``(title, text, whether the answer needs it)`` of each paragraph of a record."""
-    if "contexts" in record:  # HotpotQA: sentences carry their own spaces.
-        for part in record["contexts"]:
-            yield part["title"], part["text"] if "text" in part else "".join(part["sentences"]), part["is_supporting"]
-    elif "paragraphs" in record:  # MuSiQue.
-        for part in record["paragraphs"]:
-            yield part["title"], part["paragraph_text"], part["is_supporting"]
-    else:  # 2WikiMultihopQA: sentences without spaces around them; support is named by title.
-        needed = {title for title, _ in record["supporting_facts"]}
-        for title, sentences in record["context"]:
-            yield title, " ".join(sentences), title in needed
+def _natural(record: dict[str, Any]) -> QuestionItem:
+    """A question of Natural Questions: one passage, which holds the answer."""
+    passage = f"{record['title']}\n{record['passage']}".strip()
+    return QuestionItem(record["question"], record["answers"][0], [passage], [True])

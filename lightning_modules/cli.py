@@ -18,7 +18,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn, Union, get_args
+from typing import Any, Literal, NoReturn, Union, get_args
 
 # Lightning prints its advice about `srun` on every run of a machine that has SLURM's client.
 os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
@@ -151,6 +151,11 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(ExportAdapter, "export")
         parser.add_lightning_class_args(SaveOnSignal, "save_on_signal")
         parser.add_lightning_class_args(SlurmRequeue, "slurm_requeue")
+        # Said in the files of `configs/model/`; a run itself is the same whatever it is.
+        parser.add_argument(
+            "--group", type=Literal["ours", "peer", "control"] | None, default=None,
+            help="what the comparison takes the model for; null: it takes no part",
+        )  # fmt: skip
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """Name in the help what is not Lightning's, see `lightning_modules.command`."""

@@ -16,7 +16,7 @@ from r3mem.suggestions import nearest
 
 #: Settings without a class of their own.
 PLAIN = {
-    *("-h", "--help", "-c", "--config", "--print_config", "--seed_everything", "--data", "--ckpt_path"),
+    *("-h", "--help", "-c", "--config", "--print_config", "--seed_everything", "--data", "--ckpt_path", "--group"),
     *("--weights_only", "--verbose", "--return_predictions"),
 }
 #: The class whose arguments stand below a name: package, file in it, class.

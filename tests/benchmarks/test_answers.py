@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from r3mem import InputError
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from asked import by_rank, draw, fitting, sentence_starts
@@ -132,6 +134,30 @@ def test_every_context_is_drawn_once(tmp_path: Path, byte_tokenizer: PreTrainedT
     assert byte_tokenizer.decode(asked.prompt_Q) == f"\nQuestion: Who built {town}?\nAnswer:"
     assert byte_tokenizer.decode(asked.answer_A).startswith(f" Founder{town[-1]}x")
     assert len(draw(path, byte_tokenizer, 2, 1000, 0).asked) == 2
+
+
+def test_every_set_is_read_by_the_file_that_training_reads_it_by(tmp_path: Path) -> None:
+    common = {"question": "Who built Rome?", "answer": "Romulus"}
+    sets = {
+        "contexts": [{"title": "Ostia", "text": "A port.", "is_supporting": False},
+                     {"title": "Rome", "sentences": ["It is old.", " Romulus built it."], "is_supporting": True}],
+        "paragraphs": [{"title": "Ostia", "paragraph_text": "A port.", "is_supporting": False},
+                       {"title": "Rome", "paragraph_text": "It is old. Romulus built it.", "is_supporting": True}],
+        "context": [["Ostia", ["A port."]], ["Rome", ["It is old.", "Romulus built it."]]],
+    }  # fmt: skip
+    wanted = QuestionItem(*common.values(), ["Ostia\nA port.", "Rome\nIt is old. Romulus built it."], [False, True])
+    for key, paragraphs in sets.items():
+        record = {**common, key: paragraphs, "supporting_facts": [["Rome", 1]]}
+        # Nothing supports the second one.
+        bare = {**common, key: paragraphs[:1], "supporting_facts": []}
+        assert read_questions(written(tmp_path, key, [record, bare, record])) == [wanted, wanted]
+
+
+def test_a_record_of_another_form_is_told_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nq\.jsonl:2: not a question with paragraphs .*KeyError: 'passage'"):
+        read_questions(written(tmp_path, "nq", [natural(1)[0], {"question": "Who?", "answers": ["He"], "title": "T"}]))
+    with pytest.raises(InputError, match=r"hotpot\.jsonl:1: .*supporting: 'is_supporting' leads nowhere"):
+        read_questions(written(tmp_path, "hotpot", [{**hotpot(1)[0], "contexts": [{"title": "T", "text": "x"}]}]))
 
 
 def test_questions_whose_support_is_too_long_are_counted(

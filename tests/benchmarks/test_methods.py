@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from r3mem import Backbone, InputError, Segments
+from r3mem import Backbone, ConfigError, InputError, Segments
 from r3mem.compressors import VirtualTokens
 from r3mem.objectives import Autoencode, BackwardCE
 
@@ -28,7 +28,22 @@ def test_every_file_is_a_method_of_a_group() -> None:
     assert groups["mean_pool"] == groups["no_memory"] == "control"
     assert groups["recurrent_memory"] == groups["in_context_autoencoder"] == "peer"
     assert methods.group_of(methods.FULL_TEXT) == "reference"
+    assert methods.group_of("trainable_stack") is None
     assert set(FILES) - set(methods.compared()) == {"trainable_stack"} and methods.FULL_TEXT in methods.compared()
+
+
+@pytest.mark.parametrize(
+    "first, said",
+    [("", "does not say what it is"), ("group: rival\n", "group is 'rival'"), ("# A peer: by word.\n", "does not say")],
+)
+def test_a_file_that_does_not_say_its_group_is_told(
+    first: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"{first}model: {{}}\n", encoding="utf-8")
+    monkeypatch.setattr(methods, "FOLDER", tmp_path)
+    methods._settings.cache_clear()
+    with pytest.raises(ConfigError, match=rf"mine\.yaml: .*{said}.*ours, peer, control or null"):
+        methods.group_of("mine")
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -131,7 +131,7 @@ def test_a_file_of_another_form_is_one_clear_line(tmp_path: Path) -> None:
     done = run(tmp_path, "--text", str(path), "--methods", "bm25")
     printed = " ".join(done.stdout.split())
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "line 1: not a question with paragraphs" in printed
+    assert f"{path.name}:1: not a question with paragraphs" in printed
 
 
 def test_literals(tmp_path: Path, backbone_folder: Path) -> None:
