@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from r3mem.errors import InputError, RecallError
 from r3mem.hierarchy import MemoryTree
-from r3mem.memory import Memory, MemoryState, Segments
-from r3mem.memory_parts import side_by_side
+from r3mem.memory import Memory, MemoryState, Segments, side_by_side
 from r3mem.reversible.quantise import Precision
 from r3mem.token_batches import BATCH_TOKENS, token_batches
 from r3mem.tree_memory import TreeMemory, TreeNode
