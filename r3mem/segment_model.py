@@ -79,6 +79,19 @@ class Step(ByContent):
         return logits_of(self.scores)
 
 
+@dataclass(frozen=True)
+class PartsAtRatio(AtRatio):
+    """What of a model goes with its ratio.
+
+    Attributes:
+        decoder: The decoder of that ratio.
+        exact: What reads words off its memories.
+    """
+
+    decoder: Decoder
+    exact: TextSide
+
+
 class SegmentModel(Switched):
     """Backbone, compressor, decoder and hierarchy, working on segments.
 
@@ -144,12 +157,17 @@ class SegmentModel(Switched):
         """Numbers of one virtual token: the backbone's width, or more where the compressor keeps more."""
         return self.compressor.memory_width(self.backbone)
 
+    @property
+    def _in_force(self) -> PartsAtRatio | None:
+        """What the calling thread has instead of the model's own."""
+        return cast("PartsAtRatio | None", in_force(self))
+
     # torch keeps parts in a table of its own; these are asked first, and give a thread's own where it has one.
 
     @property
     def decoder(self) -> Decoder:
         """The decoder; inside `at_ratio` that of the calling thread."""
-        found = in_force(self)
+        found = self._in_force
         return cast(Decoder, self._modules["decoder"]) if found is None else found.decoder
 
     @decoder.setter
@@ -159,7 +177,7 @@ class SegmentModel(Switched):
     @property
     def exact(self) -> TextSide:
         """What reads words off memories, exactly or not at all; inside `at_ratio` that of the calling thread."""
-        found = in_force(self)
+        found = self._in_force
         if found is not None:
             return found.exact
         own = self._modules.get("exact")
@@ -200,18 +218,18 @@ class SegmentModel(Switched):
         with having((self, self.compressor), self._made_for(ratio)):
             yield
 
-    def _made_for(self, ratio: int | None) -> AtRatio:
+    def _made_for(self, ratio: int | None) -> PartsAtRatio:
         """What of the model goes with a ratio; None for that of now."""
-        now = in_force(self)
+        now = self._in_force
         if now is None:
             with RATIO_GUARD:
                 # A text side is changed in place when the ratio is set, so that one's own is a copy.
-                now = AtRatio(self.compressor.ratio, self.decoder, self.exact.at(self.decoder))
+                now = PartsAtRatio(self.compressor.ratio, self.decoder, self.exact.at(self.decoder))
         ratio = None if ratio is None else whole_setting(ratio, "ratio", 1)
         if ratio is None or ratio == now.ratio:
             return now
         decoder = now.decoder.at_ratio(ratio).train(now.decoder.training)
-        return AtRatio(ratio, decoder, now.exact.at(decoder))
+        return PartsAtRatio(ratio, decoder, now.exact.at(decoder))
 
     @property
     def fingerprint(self) -> dict[str, str]:

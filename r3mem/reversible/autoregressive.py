@@ -23,10 +23,9 @@ from r3mem.backbone import Backbone
 from r3mem.components import Description, describe
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
-from r3mem.reversible.base import Decoder, Speller
 from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.masks import token_mask
-from r3mem.reversible.text_side import TextSide
+from r3mem.reversible.text_side import Decoder, Speller, TextSide
 from r3mem.stepwise import Stepwise
 from r3mem.whole_numbers import whole_setting
 
