@@ -6,11 +6,14 @@ from attributes of the constructor's parameter names, so a subclass needs no reg
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
+import json
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from r3mem.errors import ConfigError
 
@@ -69,6 +72,14 @@ def build(description: Description, expected: type) -> Any:
             "use the version that described it"
         ) from error
     return cls(**arguments)
+
+
+def digest(description: Description, weights: Mapping[str, Tensor] | None = None) -> str:
+    """Short name of a description and of the weights that go with it."""
+    state = hashlib.blake2b(json.dumps(description, sort_keys=True).encode(), digest_size=8)
+    for name, tensor in sorted((weights or {}).items()):
+        state.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -8,23 +8,20 @@ it, so that the texts of a level join to the document; alone, such records have 
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING
 
 from r3mem.errors import InputError
 from r3mem.memory import Memory
+from r3mem.segment_model import SegmentModel
 from r3mem.text_ids import decoded, text_bytes
 from r3mem.tree_memory import TreeMemory
 from r3mem.tree_retention import check_tree, recall_leaves, recall_node
-
-if TYPE_CHECKING:
-    from r3mem.model import R3Mem
 
 BROKEN = "\ufffd"
 # A character of UTF-8 has at most four bytes, and each token of it at least one.
 BEFORE = 3
 
 
-def text_of_memory(model: R3Mem, memory: Memory) -> str:
+def text_of_memory(model: SegmentModel, memory: Memory) -> str:
     """See :meth:`r3mem.model.R3Mem.recall`."""
     tokenizer, ids = model.backbone.tokenizer, model.recall_ids(memory)
     text = decoded(ids, tokenizer, goes_on=memory.begins > 0)
@@ -41,7 +38,7 @@ def text_of_memory(model: R3Mem, memory: Memory) -> str:
         ) from error
 
 
-def bytes_of_memory(model: R3Mem, memory: Memory) -> bytes:
+def bytes_of_memory(model: SegmentModel, memory: Memory) -> bytes:
     """See :meth:`r3mem.model.R3Mem.recall_bytes`."""
     tokenizer, ids = model.backbone.tokenizer, model.recall_ids(memory)
     text = decoded(ids, tokenizer, goes_on=memory.begins > 0)
@@ -53,12 +50,12 @@ def bytes_of_memory(model: R3Mem, memory: Memory) -> bytes:
     return data
 
 
-def text_of_tree(model: R3Mem, memory: TreeMemory) -> str:
+def text_of_tree(model: SegmentModel, memory: TreeMemory) -> str:
     """The whole document's text."""
     return decoded(recall_leaves(model, memory), model.backbone.tokenizer)
 
 
-def text_of_node(model: R3Mem, memory: TreeMemory, index: int) -> str:
+def text_of_node(model: SegmentModel, memory: TreeMemory, index: int) -> str:
     """One node's slice of the document's text; see the head of this file."""
     tokenizer, node = model.backbone.tokenizer, memory.node(index)
     check_tree(memory)
@@ -83,7 +80,7 @@ def text_of_node(model: R3Mem, memory: TreeMemory, index: int) -> str:
         ) from error
 
 
-def _tokens_before(model: R3Mem, memory: TreeMemory, index: int) -> list[int]:
+def _tokens_before(model: SegmentModel, memory: TreeMemory, index: int) -> list[int]:
     """The last few tokens in front of a node, from the nodes of its level."""
     node, found = memory.node(index), list[int]()
     while len(found) < min(BEFORE, node.start):

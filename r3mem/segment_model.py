@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from r3mem import saving
 from r3mem.backbone import Backbone, Pass
 from r3mem.by_content import ByContent
 from r3mem.caller_warnings import warn_caller
-from r3mem.components import describe
+from r3mem.components import describe, digest
 from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
 from r3mem.evaluation_mode import Switched, evaluating, is_training
@@ -45,7 +44,7 @@ from r3mem.reversible.language_prior import LanguageModelPrior
 from r3mem.reversible.quantise import Precision, Quantised, dequantise, quantise
 from r3mem.reversible.text_side import Proof, TextSide
 from r3mem.weight_names import WEIGHT_NAMES, KeptName, Weights, acting, name_of
-from r3mem.whole_numbers import whole_setting
+from r3mem.whole_numbers import whole_number, whole_setting
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -243,7 +242,7 @@ class SegmentModel(Switched):
         """
         return {
             "backbone": self.backbone.fingerprint,
-            "stack": saving.digest(*self.exact.identity()),
+            "stack": digest(*self.exact.identity()),
             "prior": "none" if self.exact.prior is None else self._prior_name(),
             "compressor": self._compressor_name(),
             **self._weight_names(),
@@ -252,7 +251,7 @@ class SegmentModel(Switched):
 
     def _prior_name(self) -> str:
         """The prior, and the precision of what it expects."""
-        return saving.digest({**describe(self.exact.prior), "precision": self.backbone.precision})
+        return digest({**describe(self.exact.prior), "precision": self.backbone.precision})
 
     def _weight_names(self) -> dict[str, str]:
         """Of `WEIGHT_NAMES`; kept while nothing trains."""
@@ -428,6 +427,31 @@ class SegmentModel(Switched):
             state = MemoryState(slots_BKD[i : i + 1], text.lengths_B[i : i + 1], self.ratio)
             made.append((state, self._record(stored, i, length, proofs[i], fingerprint)))
         return made
+
+    @torch.no_grad()
+    def recall_ids(self, memory: Memory, batch: int = 64) -> list[int]:
+        """Token ids of the text that was retained; see :meth:`r3mem.model.R3Mem.recall`.
+
+        Args:
+            memory: The memory.
+            batch: Segments that are recalled at a time.
+        """
+        if whole_number(batch, "batch") < 1:
+            raise InputError(f"batch {batch} is not possible: recall at least 1 segment at a time")
+        ids: list[int] = []
+        with self.at_ratio(None), evaluating(self):
+            self.check(memory)
+            for start in range(0, len(memory.lengths_T), batch):
+                part = slice(start, start + batch)
+                slots_TKD = self._slots(memory, part)
+                proofs = [
+                    Proof(packed, digest, 0)
+                    for packed, digest in zip(memory.corrections[part], memory.digests[part], strict=True)
+                ]
+                lengths_T = memory.lengths_T[part].to(slots_TKD.device)
+                rows = self.exact.recall(slots_TKD, lengths_T, proofs)
+                ids.extend(token for row_N in rows for token in row_N.tolist())
+        return ids
 
     def stored(self, slots_BKW: Tensor, precision: Precision) -> Quantised:
         """Virtual tokens as they are stored.
