@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from r3mem.backbone import Backbone
-from r3mem.components import build, describe, digest
+from r3mem.components import build, describe, digest, identity
 from r3mem.compressors import Compressor
 from r3mem.errors import ConfigError, FingerprintError, InputError, R3MemError
 from r3mem.given_paths import given_path
@@ -41,7 +41,7 @@ def version(model: SegmentModel) -> str:
 
     A memory of another version can be recalled where backbone and stack are the same; what is read of it differs.
     """
-    parts = {name: describe(getattr(model, name)) for name in ("compressor", "hierarchy")}
+    parts = {name: identity(getattr(model, name)) for name in ("compressor", "hierarchy")}
     # All weights follow by themselves.
     names = {part: name for part, name in model.fingerprint.items() if part not in WEIGHT_NAMES}
     return digest({"fingerprint": names, **parts}, own_state(model))

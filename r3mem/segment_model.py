@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from r3mem.backbone import Backbone, Pass
 from r3mem.by_content import ByContent
 from r3mem.caller_warnings import warn_caller
-from r3mem.components import describe, digest
+from r3mem.components import digest, identity
 from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
 from r3mem.evaluation_mode import Switched, evaluating, is_training
@@ -251,7 +251,7 @@ class SegmentModel(Switched):
 
     def _prior_name(self) -> str:
         """The prior, and the precision of what it expects."""
-        return digest({**describe(self.exact.prior), "precision": self.backbone.precision})
+        return digest({**identity(self.exact.prior), "precision": self.backbone.precision})
 
     def _weight_names(self) -> dict[str, str]:
         """Of `WEIGHT_NAMES`; kept while nothing trains."""
@@ -284,7 +284,7 @@ class SegmentModel(Switched):
 
     def _compressor_name(self) -> str:
         """Class and settings as JSON, but for those that say nothing of what a slot holds."""
-        described = describe(self.compressor)
+        described = identity(self.compressor)
         left_out = self.compressor.state_settings
         settings = {key: value for key, value in described["init_args"].items() if key not in left_out}
         return json.dumps({"class": described["class_path"], **settings}, sort_keys=True)
@@ -487,7 +487,7 @@ class SegmentModel(Switched):
         if not self.compressor.accumulates:
             return self._gone_on(memory, None, count - 1)
         # Of the stack's name `check` has found that it is ours.
-        settings = json.dumps([memory.fingerprint["stack"], describe(self.compressor), str(self.backbone.device),
+        settings = json.dumps([memory.fingerprint["stack"], identity(self.compressor), str(self.backbone.device),
                                memory.ratio, memory.share_dims, memory.precision, memory.scale_group,
                                [p._version for p in self.compressor.parameters()]])  # fmt: skip
         folded, before, first = memory.folded, None, 0

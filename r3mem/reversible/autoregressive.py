@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from r3mem.backbone import Backbone
-from r3mem.components import Description, describe
+from r3mem.components import Description, identity
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
 from r3mem.reversible.language_prior import LanguageModelPrior
@@ -126,10 +126,10 @@ class SpeltText(TextSide):
 
     def identity(self) -> tuple[Description, Mapping[str, Any]]:
         """The compressor, the adapters and the precision: all choose tokens. See :meth:`TextSide.identity`."""
-        decoder = describe(self.decoder)
+        decoder = identity(self.decoder)
         # It decides what is kept, not what is read.
         decoder["init_args"].pop("margin")
-        described = {"decoder": decoder, "compressor": describe(self.speller), "dtype": self.backbone.precision}
+        described = {"decoder": decoder, "compressor": identity(self.speller), "dtype": self.backbone.precision}
         adapters = {f"backbone.{name}": p for name, p in self.backbone.adapter_parameters()}
         return described, {**adapters, **self.speller.state_dict()}
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from r3mem.components import Description, describe
+from r3mem.components import Description, identity
 from r3mem.memory import Segments
 from r3mem.reversible.language_prior import LanguageModelPrior, LogitsOf
 from r3mem.reversible.masks import token_mask
@@ -113,7 +113,7 @@ class ExactText(TextSide, nn.Module):
 
     def identity(self) -> tuple[Description, Mapping[str, Any]]:
         """The stack and its weights, however its gradients are computed. See :meth:`TextSide.identity`."""
-        stack = describe(self.stack)
+        stack = identity(self.stack)
         stack["init_args"].pop("invertible_backward", None)
         for coupling in stack["init_args"].get("couplings", []):
             # Arguments that came later do not rename the stacks that do without them.
