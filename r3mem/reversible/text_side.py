@@ -1,4 +1,4 @@
-"""SEAM 2: what a decoder must offer, and its text side: words read off a memory, exactly or not at all (DESIGN 3.3).
+"""The text side of a decoder: a segment's words read off its memory, exactly or not at all (DESIGN 3.3).
 
 Shape legend: B batch, N text tokens, K virtual tokens, D width.
 """
