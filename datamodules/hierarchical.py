@@ -16,7 +16,7 @@ from datamodules.run_parts import hierarchy_of, place_of
 from datamodules.sources import Source
 from datamodules.tree_rows import TreeCorpus, TreeRows
 from datamodules.tree_store import TreeStore, TreeWriter
-from r3mem.components import describe
+from r3mem.components import identity
 from r3mem.hierarchy import Hierarchy
 
 
@@ -107,7 +107,7 @@ class TreeDataModule(PairDataModule[TreeCorpus]):
 
     def settings(self) -> tuple[object, ...]:
         """See :meth:`PairDataModule.settings`."""
-        return describe(self.hierarchy), self.segments_per_row, self.query_tokens
+        return identity(self.hierarchy), self.segments_per_row, self.query_tokens
 
 
 class HierarchyDataModule(TreeDataModule):

@@ -22,7 +22,7 @@ from datamodules.record_reader import MappedDocument, RecordReader
 from datamodules.sources import Source
 from datamodules.store import DocumentStore, StoreWriter, text_digest
 from datamodules.tree_shape import TreeShape
-from r3mem.components import describe
+from r3mem.components import identity
 from r3mem.hierarchy import Document, Hierarchy, MemoryTree, Mention, Node, Part, Question
 from r3mem.query_template import QueryTemplate
 
@@ -136,7 +136,7 @@ class TreeWriter(StoreWriter[MappedDocument]):
         return {
             "source": self.source.content(),
             "fields": fields,
-            "hierarchy": describe(self.hierarchy),
+            "hierarchy": identity(self.hierarchy),
             # Which entity model a hierarchy found on this machine is not among its arguments.
             "entities": getattr(getattr(self.hierarchy, "entities", None), "identity", None),
             "query_tokens": self.query_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from r3mem.components import describe
+from r3mem.components import identity
 from r3mem.errors import ConfigError, FingerprintError
 from r3mem.model import R3Mem
 
@@ -26,7 +26,7 @@ def settings_of(model: R3Mem) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in PARTS:
         try:
-            found[part] = describe(getattr(model, part))
+            found[part] = identity(getattr(model, part))
         except ConfigError:
             found[part] = None
     if found["backbone"] is not None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,11 +25,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from r3mem.errors import ConfigError
+from r3mem.language_model import LanguageModel
 from r3mem.memory import Segments
 from r3mem.next_tokens import Scores
-
-if TYPE_CHECKING:
-    from r3mem.backbone import Backbone
 
 NAME = "r3mem_{}"
 # Numbers of one chunk's matrix: two megabytes in half precision, which stay in a CPU's cache. Half or twice as many
@@ -172,7 +170,7 @@ class Observed:
     valid_BS: Tensor
     positions_BS: Tensor
     text: Segments
-    read: Backbone
+    read: LanguageModel
     scores: Scores | None = None
     n_reading: int | None = None
 

@@ -2,19 +2,31 @@
 
 A component is described as LightningCLI writes it: ``{"class_path": ..., "init_args": {...}}``. The arguments are read
 from attributes of the constructor's parameter names, so a subclass needs no registration.
+
+A class has two paths. Where it is found, a saved model says by the shortest public one, such as
+``r3mem.compressors.MeanPool``: no file that moves breaks it. What it is called in fingerprints, memories and keys of
+stores is the path of its file when they were first written. It never changes, or they would be taken for another's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from r3mem.errors import ConfigError
 
 Description = dict[str, Any]
+
+#: Modules that were moved since classes in them were first named: where they are, and where they were, by their
+#: beginnings; the first that fits counts. Who moves a class adds a line, or memories and models that name it are lost.
+MOVED: tuple[tuple[str, str], ...] = ()
 
 
 class Component:
@@ -29,11 +41,48 @@ class Component:
 
 
 def describe(component: Any) -> Description:
-    """Class path and constructor arguments of a component, as plain data.
+    """Class path and constructor arguments of a component, as plain data, from which `build` makes it again.
 
     Raises:
         ConfigError: A constructor argument is not kept as an attribute of the same name, or is not plain data.
     """
+    return _described(component, public_path)
+
+
+def identity(component: Any) -> Description:
+    """The same with the paths that classes had first: for names and keys, which have to stay what they are.
+
+    Raises:
+        ConfigError: As of `describe`.
+    """
+    return _described(component, first_path)
+
+
+def public_path(cls: type) -> str:
+    """The shortest path of a class: that of the outermost package above its file that has it by name.
+
+    Args:
+        cls: The class.
+    """
+    packages = cls.__module__.split(".")
+    for end in range(1, len(packages)):
+        package = ".".join(packages[:end])
+        if getattr(sys.modules.get(package), cls.__qualname__, None) is cls:
+            return f"{package}.{cls.__qualname__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def first_path(cls: type) -> str:
+    """The path of a class's file when it was first named, and its name.
+
+    Args:
+        cls: The class.
+    """
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    return next((then + path.removeprefix(now) for now, then in MOVED if path.startswith(now)), path)
+
+
+def _described(component: Any, path_of: Callable[[type], str]) -> Description:
     cls = type(component)
     arguments = {}
     for name, parameter in inspect.signature(cls.__init__).parameters.items():
@@ -41,8 +90,8 @@ def describe(component: Any) -> Description:
             continue
         if not hasattr(component, name):
             raise ConfigError(f"{cls.__qualname__} cannot be saved: store its argument {name!r} as self.{name}")
-        arguments[name] = _plain(getattr(component, name), f"{cls.__qualname__}.{name}")
-    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+        arguments[name] = _plain(getattr(component, name), f"{cls.__qualname__}.{name}", path_of)
+    return {"class_path": path_of(cls), "init_args": arguments}
 
 
 def removed_arguments(cls: type) -> Description:
@@ -76,13 +125,7 @@ def build(description: Description, expected: type) -> Any:
     Raises:
         ConfigError: The class cannot be imported, is not of the expected kind or takes other arguments.
     """
-    module_name, _, class_name = description["class_path"].rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{description['class_path']}: cannot be imported ({error}). Put the code that defines it on the path."
-        ) from error
+    cls = imported(description["class_path"])
     if not (isinstance(cls, type) and issubclass(cls, expected)):
         raise ConfigError(f"{description['class_path']} is not a {expected.__name__}")
     given = without_removed(cls, description["init_args"])
@@ -97,15 +140,42 @@ def build(description: Description, expected: type) -> Any:
     return cls(**arguments)
 
 
-def _plain(value: Any, where: str) -> Any:
+def digest(description: Description, weights: Mapping[str, Tensor] | None = None) -> str:
+    """Short name of a description and of the weights that go with it."""
+    state = hashlib.blake2b(json.dumps(description, sort_keys=True).encode(), digest_size=8)
+    for name, tensor in sorted((weights or {}).items()):
+        state.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+
+def imported(path: str) -> Any:
+    """What a path names, where it is now.
+
+    Raises:
+        ConfigError: There is nothing of that name.
+    """
+    places = [path, *(now + path.removeprefix(then) for now, then in MOVED if path.startswith(then))]
+    failed: list[Exception] = []
+    for place in places:
+        module_name, _, name = place.rpartition(".")
+        try:
+            return getattr(importlib.import_module(module_name), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            failed.append(error)
+    raise ConfigError(
+        f"{path}: cannot be imported ({failed[0]}). Put the code that defines it on the path."
+    ) from failed[0]
+
+
+def _plain(value: Any, where: str, path_of: Callable[[type], str]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple | nn.ModuleList):
-        return [_plain(item, where) for item in value]
+        return [_plain(item, where, path_of) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item, where) for key, item in value.items()}
+        return {str(key): _plain(item, where, path_of) for key, item in value.items()}
     if isinstance(value, nn.Module | Component):
-        return describe(value)
+        return _described(value, path_of)
     raise ConfigError(
         f"{where} is a {type(value).__name__}: constructor arguments must be plain data, modules or components"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,12 @@ from transformers import DynamicCache, StoppingCriteriaList, StopStringCriteria
 from r3mem.errors import InputError, R3MemError
 from r3mem.generation_options import checked_options, setting, stop_strings
 from r3mem.given_texts import given_ids
+from r3mem.language_model import LanguageModel
 from r3mem.layer_hooks import injected, unread
 from r3mem.pass_masks import PassMasks
 from r3mem.prefix import Prefix
 from r3mem.row_ends import RowEnds, rows_until
 from r3mem.thread_hooks import in_this_thread
-
-if TYPE_CHECKING:
-    from r3mem.backbone import Backbone
 
 
 def soft(prefix: Prefix, like_BND: Tensor) -> Tensor:
@@ -41,7 +39,7 @@ def with_room(prefix: Prefix, embeds_BND: Tensor) -> Tensor:
 
 
 @contextmanager
-def generating(backbone: Backbone, prefix: Prefix, prompt_BN: Tensor) -> Iterator[None]:
+def generating(backbone: LanguageModel, prefix: Prefix, prompt_BN: Tensor) -> Iterator[None]:
     """Inside, every step of ``generate`` gets the prefix's mask and positions, the first its keys and values too.
 
     Args:
@@ -109,7 +107,7 @@ class Continuation:
 
 
 def continued(
-    backbone: Backbone, prompts: list[list[int]], prefix: Prefix | None, options: dict[str, Any]
+    backbone: LanguageModel, prompts: list[list[int]], prefix: Prefix | None, options: dict[str, Any]
 ) -> Continuation:
     """See :meth:`r3mem.backbone.Backbone.generate`."""
     prompts = _checked_prompts(prompts)
@@ -176,7 +174,7 @@ def _checked_prompts(prompts: Any) -> list[list[int]]:
     return rows
 
 
-def _padded(backbone: Backbone, prompts: list[list[int]], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _padded(backbone: LanguageModel, prompts: list[list[int]], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Ids and mask ``BN`` of prompts, padded on the left."""
     longest = max(map(len, prompts))
     ids_BN = torch.zeros(len(prompts), longest, dtype=torch.long, device=backbone.device)
@@ -192,7 +190,7 @@ def _padded(backbone: Backbone, prompts: list[list[int]], options: dict[str, Any
     return ids_BN, mask_BN
 
 
-def _check_window(backbone: Backbone, prompts: list[list[int]], prefix: Prefix | None, new: int) -> None:
+def _check_window(backbone: LanguageModel, prompts: list[list[int]], prefix: Prefix | None, new: int) -> None:
     """Refuse a continuation that cannot end inside the model's window, before it begins.
 
     Raises:

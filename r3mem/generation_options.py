@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig
 
 from r3mem.errors import InputError
+from r3mem.language_model import LanguageModel
 from r3mem.suggestions import nearest
 from r3mem.whole_numbers import whole_number
-
-if TYPE_CHECKING:
-    from r3mem.backbone import Backbone
 
 MADE_HERE = (
     "inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids", "cache_position", "past_key_values",
@@ -51,7 +49,7 @@ def given_setting(options: dict[str, Any], name: str) -> Any:
     return _told(config, name) if options.get(name) is None else options[name]
 
 
-def setting(backbone: Backbone, options: dict[str, Any], name: str) -> Any:
+def setting(backbone: LanguageModel, options: dict[str, Any], name: str) -> Any:
     """The setting in force: what the user gave, else what the model's own configuration has; None if neither.
 
     Args:
@@ -69,7 +67,7 @@ def _told(config: GenerationConfig | None, name: str) -> Any:
     return None if default is not None and value == default else value
 
 
-def with_lengths(backbone: Backbone, options: dict[str, Any], longest: int) -> dict[str, Any]:
+def with_lengths(backbone: LanguageModel, options: dict[str, Any], longest: int) -> dict[str, Any]:
     """The options with ``max_new_tokens``, and ``min_new_tokens`` for ``min_length``: a memory counts for none.
 
     ``max_length`` and ``min_length`` count the longest prompt and the new tokens.
@@ -108,7 +106,7 @@ def with_lengths(backbone: Backbone, options: dict[str, Any], longest: int) -> d
     }
 
 
-def end_marks(backbone: Backbone, options: dict[str, Any]) -> list[int]:
+def end_marks(backbone: LanguageModel, options: dict[str, Any]) -> list[int]:
     """Tokens that end an answer; none where ``eos_token_id=None`` says so.
 
     Args:
@@ -127,7 +125,7 @@ def end_marks(backbone: Backbone, options: dict[str, Any]) -> list[int]:
     return sorted(whole_number(mark, "eos_token_id") for mark in marks)
 
 
-def pad_token(backbone: Backbone, options: dict[str, Any]) -> int:
+def pad_token(backbone: LanguageModel, options: dict[str, Any]) -> int:
     """The token that stands behind rows that ended.
 
     Args:
@@ -162,7 +160,9 @@ def stop_strings(options: dict[str, Any]) -> list[str]:
     return list(strings)
 
 
-def checked_options(backbone: Backbone, options: dict[str, Any], with_memory: bool, longest: int) -> dict[str, Any]:
+def checked_options(
+    backbone: LanguageModel, options: dict[str, Any], with_memory: bool, longest: int
+) -> dict[str, Any]:
     """The options as they are passed on, with what they need from here.
 
     Args:
@@ -202,7 +202,7 @@ def checked_options(backbone: Backbone, options: dict[str, Any], with_memory: bo
     return passed
 
 
-def _check_names(backbone: Backbone, options: dict[str, Any]) -> None:
+def _check_names(backbone: LanguageModel, options: dict[str, Any]) -> None:
     base: Any = backbone.base
     called = [inspect.signature(each).parameters for each in (base.generate, base.prepare_inputs_for_generation)]
     configs = [vars(config) for config in (DEFAULTS, base.generation_config)]

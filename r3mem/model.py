@@ -24,12 +24,10 @@ from r3mem.progress import Progress
 from r3mem.reading import continue_prompts
 from r3mem.recalled_text import bytes_of_memory, text_of_memory, text_of_node, text_of_tree
 from r3mem.reversible.quantise import Precision
-from r3mem.reversible.text_side import Proof
 from r3mem.segment_model import SegmentModel
 from r3mem.token_batches import BATCH_TOKENS, token_batches
 from r3mem.tree_memory import TreeMemory
 from r3mem.tree_retention import check_tree_goes_on, retain_trees
-from r3mem.whole_numbers import whole_number
 
 #: Where a segment begins in its text, and its token ids.
 Cut = tuple[int, list[int]]
@@ -296,31 +294,6 @@ class R3Mem(SegmentModel):
             InputError: The tokenizer does not say which bytes its tokens spell.
         """
         return bytes_of_memory(self, memory)
-
-    @torch.no_grad()
-    def recall_ids(self, memory: Memory, batch: int = 64) -> list[int]:
-        """Token ids of the text that was retained; see :meth:`recall`.
-
-        Args:
-            memory: The memory.
-            batch: Segments that are recalled at a time.
-        """
-        if whole_number(batch, "batch") < 1:
-            raise InputError(f"batch {batch} is not possible: recall at least 1 segment at a time")
-        ids: list[int] = []
-        with self.at_ratio_of(memory), evaluating(self):
-            self.check(memory)
-            for start in range(0, len(memory.lengths_T), batch):
-                part = slice(start, start + batch)
-                slots_TKD = self._slots(memory, part)
-                proofs = [
-                    Proof(packed, digest, 0)
-                    for packed, digest in zip(memory.corrections[part], memory.digests[part], strict=True)
-                ]
-                lengths_T = memory.lengths_T[part].to(slots_TKD.device)
-                rows = self.exact.recall(slots_TKD, lengths_T, proofs)
-                ids.extend(token for row_N in rows for token in row_N.tolist())
-        return ids
 
     @torch.no_grad()
     def generate(

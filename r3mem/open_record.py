@@ -9,16 +9,12 @@ How token ids were fed then does not matter. They are recalled, which is exact, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from r3mem.memory import Memory
+from r3mem.segment_model import SegmentModel
 from r3mem.text_ids import joins
 
-if TYPE_CHECKING:
-    from r3mem.model import R3Mem
 
-
-def reopened(model: R3Mem, memory: Memory) -> tuple[Memory | None, list[int], list[int]]:
+def reopened(model: SegmentModel, memory: Memory) -> tuple[Memory | None, list[int], list[int]]:
     """What stays of a memory that goes on, the tokens that are written again, and its last tokens.
 
     Args:
@@ -39,7 +35,7 @@ def reopened(model: R3Mem, memory: Memory) -> tuple[Memory | None, list[int], li
     return memory.part(0, n_records - 1) if n_records > 1 else None, ids, ids
 
 
-def last_records(model: R3Mem, memory: Memory) -> tuple[int, int]:
+def last_records(model: SegmentModel, memory: Memory) -> tuple[int, int]:
     """First and number of the records from which a text can be gone on with: the last, before an open one one more."""
     n_last = 2 if model.hierarchy.open(int(memory.lengths_T[-1])) and len(memory.digests) > 1 else 1
     return -n_last, n_last

@@ -19,20 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from r3mem.errors import ConfigError
 from r3mem.evaluation_mode import evaluating
+from r3mem.language_model import LanguageModel
 from r3mem.memory import Segments
 from r3mem.pass_layout import PassLayout
 from r3mem.pass_masks import PassMasks, same_segment
 from r3mem.whole_numbers import whole_setting
-
-if TYPE_CHECKING:
-    from r3mem.backbone import Backbone
 
 PROBED_TOKENS, LARGEST_ERROR = 4, 0.05
 
@@ -204,7 +202,7 @@ class Packing:
 
 
 @torch.no_grad()
-def check_packing(backbone: Backbone, longest: int) -> None:
+def check_packing(backbone: LanguageModel, longest: int) -> None:
     """Find out by passes of a few tokens whether a model keeps packed rows apart: nothing is supposed of its family.
 
     Args:
@@ -225,7 +223,7 @@ def check_packing(backbone: Backbone, longest: int) -> None:
     # The longer row is laid first, so that the shorter one is what could see the other.
     text = Segments(ids_2N, torch.tensor([PROBED_TOKENS, 2 * PROBED_TOKENS], device=backbone.device))
     other = Segments((ids_2N + torch.tensor([[0], [1]], device=backbone.device)) % backbone.vocabulary, text.lengths_B)
-    with evaluating(backbone):
+    with evaluating(cast(nn.Module, backbone)):
         apart_BNV = backbone(text).logits_BNV
         try:
             backbone.pack = 3 * PROBED_TOKENS

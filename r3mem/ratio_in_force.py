@@ -11,11 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from r3mem.reversible.base import Decoder
-    from r3mem.reversible.text_side import TextSide
 
 #: Held while a model's own ratio is changed or looked at, so that nobody gets half of each.
 RATIO_GUARD = threading.RLock()
@@ -23,17 +18,13 @@ RATIO_GUARD = threading.RLock()
 
 @dataclass(frozen=True)
 class AtRatio:
-    """What of a model goes with its ratio.
+    """A ratio; a model adds what of it goes with its ratio.
 
     Attributes:
         ratio: Text tokens per virtual token.
-        decoder: The decoder of that ratio.
-        exact: What reads words off its memories.
     """
 
     ratio: int
-    decoder: Decoder
-    exact: TextSide
 
 
 #: By the identity of a model, and of its compressor.

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from r3mem.errors import InputError
 from r3mem.memory import Memory
+from r3mem.segment_model import SegmentModel
 from r3mem.text_ids import decoded, text_bytes
 from r3mem.tree_memory import TreeMemory
 from r3mem.tree_retention import check_tree, recall_leaves, recall_node
-
-if TYPE_CHECKING:
-    from r3mem.model import R3Mem
 
 BROKEN = "\ufffd"
 # A character of UTF-8 has at most four bytes, and each token of it at least one.
 BEFORE = 3
 
 
-def text_of_memory(model: R3Mem, memory: Memory) -> str:
+def text_of_memory(model: SegmentModel, memory: Memory) -> str:
     """See :meth:`r3mem.model.R3Mem.recall`."""
     tokenizer, ids = model.backbone.tokenizer, model.recall_ids(memory)
     text = decoded(ids, tokenizer, goes_on=memory.begins > 0)
@@ -42,7 +39,7 @@ def text_of_memory(model: R3Mem, memory: Memory) -> str:
         ) from error
 
 
-def bytes_of_memory(model: R3Mem, memory: Memory) -> bytes:
+def bytes_of_memory(model: SegmentModel, memory: Memory) -> bytes:
     """See :meth:`r3mem.model.R3Mem.recall_bytes`."""
     tokenizer, ids = model.backbone.tokenizer, model.recall_ids(memory)
     text = decoded(ids, tokenizer, goes_on=memory.begins > 0)
@@ -54,12 +51,12 @@ def bytes_of_memory(model: R3Mem, memory: Memory) -> bytes:
     return data
 
 
-def text_of_tree(model: R3Mem, memory: TreeMemory) -> str:
+def text_of_tree(model: SegmentModel, memory: TreeMemory) -> str:
     """The whole document's text."""
     return decoded(recall_leaves(model, memory), model.backbone.tokenizer)
 
 
-def text_of_node(model: R3Mem, memory: TreeMemory, index: int) -> str:
+def text_of_node(model: SegmentModel, memory: TreeMemory, index: int) -> str:
     """One node's slice of the document's text; see the head of this file."""
     memory.node(index)
     check_tree(memory)
@@ -67,7 +64,7 @@ def text_of_node(model: R3Mem, memory: TreeMemory, index: int) -> str:
     return _slice(model, memory, index, ids)
 
 
-def texts_of_nodes(model: R3Mem, memory: TreeMemory, nodes: Sequence[int]) -> list[str]:
+def texts_of_nodes(model: SegmentModel, memory: TreeMemory, nodes: Sequence[int]) -> list[str]:
     """The slices of several nodes, as :func:`text_of_node` gives each; every leaf is recalled once.
 
     Args:
@@ -83,7 +80,7 @@ def texts_of_nodes(model: R3Mem, memory: TreeMemory, nodes: Sequence[int]) -> li
     return texts
 
 
-def _slice(model: R3Mem, memory: TreeMemory, index: int, ids: list[int], before: list[int] | None = None) -> str:
+def _slice(model: SegmentModel, memory: TreeMemory, index: int, ids: list[int], before: list[int] | None = None) -> str:
     """The text of a node's token ids; ``before`` are the last few in front of them, None to recall those if needed."""
     tokenizer, goes_on = model.backbone.tokenizer, memory.nodes[index].start > 0
     text = decoded(ids, tokenizer, goes_on=goes_on)
@@ -106,7 +103,7 @@ def _slice(model: R3Mem, memory: TreeMemory, index: int, ids: list[int], before:
         ) from error
 
 
-def _tokens_before(model: R3Mem, memory: TreeMemory, index: int) -> list[int]:
+def _tokens_before(model: SegmentModel, memory: TreeMemory, index: int) -> list[int]:
     """The last few tokens in front of a node, from the nodes of its level."""
     node, found = memory.node(index), list[int]()
     while len(found) < min(BEFORE, node.start):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from r3mem.backbone import Backbone
-from r3mem.components import build, describe
+from r3mem.components import build, describe, digest, identity
 from r3mem.compressors import Compressor
 from r3mem.errors import ConfigError, FingerprintError, InputError, R3MemError
 from r3mem.given_paths import given_path
@@ -22,11 +20,11 @@ from r3mem.hierarchy import Hierarchy
 from r3mem.reversible import Decoder
 from r3mem.scratch_folder import scratch_beside
 from r3mem.seal import RESTORE, check_sealed, read_sealed, sealed, tensors_digest
+from r3mem.segment_model import SegmentModel
 from r3mem.tensor_file import DAMAGE, read_whole, write_tensors, writing
 from r3mem.weight_names import WEIGHT_NAMES
 
-if TYPE_CHECKING:
-    from r3mem.model import R3Mem
+Model = TypeVar("Model", bound=SegmentModel)
 
 #: Format 1 had no digests.
 FORMAT = 2
@@ -37,26 +35,18 @@ SHIPPED = "r3mem:"
 ADAPTER = ("lora_rank", "lora_alpha", "lora_targets")
 
 
-def digest(description: dict[str, Any], weights: Mapping[str, Tensor] | None = None) -> str:
-    """Short name of a description and of the weights that go with it."""
-    state = hashlib.blake2b(json.dumps(description, sort_keys=True).encode(), digest_size=8)
-    for name, tensor in sorted((weights or {}).items()):
-        state.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return state.hexdigest()
-
-
-def version(model: R3Mem) -> str:
+def version(model: SegmentModel) -> str:
     """Short name of all that decides which memories a model makes: another training or another hierarchy has another.
 
     A memory of another version can be recalled where backbone and stack are the same; what is read of it differs.
     """
-    parts = {name: describe(getattr(model, name)) for name in ("compressor", "hierarchy")}
+    parts = {name: identity(getattr(model, name)) for name in ("compressor", "hierarchy")}
     # All weights follow by themselves.
     names = {part: name for part, name in model.fingerprint.items() if part not in WEIGHT_NAMES}
     return digest({"fingerprint": names, **parts}, own_state(model))
 
 
-def own_state(model: R3Mem) -> dict[str, Tensor]:
+def own_state(model: SegmentModel) -> dict[str, Tensor]:
     """Everything that training changes or calibration sets: adapters, compressor, decoder, level embeddings."""
     adapters = {f"backbone.{name}": p for name, p in model.backbone.adapter_parameters()}
     parts = {
@@ -68,7 +58,7 @@ def own_state(model: R3Mem) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in {**adapters, **parts}.items()}
 
 
-def load_own_state(model: R3Mem, state: dict[str, Tensor]) -> None:
+def load_own_state(model: SegmentModel, state: dict[str, Tensor]) -> None:
     """Put weights of :func:`own_state` in place.
 
     Raises:
@@ -86,7 +76,7 @@ def load_own_state(model: R3Mem, state: dict[str, Tensor]) -> None:
             tensor.copy_(state[name])
 
 
-def save(model: R3Mem, folder: Path) -> None:
+def save(model: SegmentModel, folder: Path) -> None:
     """Write a model; the folder is whole or as it was before.
 
     A process that is killed between the renames of the two files leaves a folder whose parts do not belong together:
@@ -141,7 +131,7 @@ def _read(folder: Path, source: str) -> tuple[dict[str, Any], dict[str, Tensor]]
     return about, read_whole(folder / WEIGHTS, "model", about.get("weights"))[0]
 
 
-def load(source: str | Path, cls: type[R3Mem], backbone_options: dict[str, Any]) -> R3Mem:
+def load(source: str | Path, cls: type[Model], backbone_options: dict[str, Any]) -> Model:
     """See :meth:`r3mem.model.R3Mem.from_pretrained`."""
     about, weights = _read(_folder_of(source), str(source))
     try:
@@ -157,7 +147,7 @@ def load(source: str | Path, cls: type[R3Mem], backbone_options: dict[str, Any])
     return model.eval()
 
 
-def begin_from(model: R3Mem, source: str | Path) -> None:
+def begin_from(model: SegmentModel, source: str | Path) -> None:
     """Put a saved model's weights into a model of the same parts, which is then trained further.
 
     Scorers, ratios and all else that has no weights may differ.
@@ -189,7 +179,7 @@ def _folder_of(source: str | Path) -> Path:
     return folder if folder.is_dir() else _from_hub(str(source))
 
 
-def _build(about: dict[str, Any], source: str, cls: type[R3Mem], backbone_options: dict[str, Any]) -> R3Mem:
+def _build(about: dict[str, Any], source: str, cls: type[Model], backbone_options: dict[str, Any]) -> Model:
     saved = about["backbone"]["init_args"]
     unknown = sorted(set(backbone_options) - set(inspect.signature(Backbone).parameters))
     if unknown:
@@ -228,7 +218,7 @@ def _check_backbone(backbone: Backbone, expected: str, saved: dict[str, Any], so
     )
 
 
-def push(model: R3Mem, repo_id: str, options: dict[str, Any]) -> str:
+def push(model: SegmentModel, repo_id: str, options: dict[str, Any]) -> str:
     """See :meth:`r3mem.model.R3Mem.push_to_hub`."""
     from huggingface_hub import HfApi
 

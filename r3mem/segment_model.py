@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, NoReturn, cast
 import torch
 from torch import Tensor, nn
 
-from r3mem import saving
 from r3mem.backbone import Backbone, Pass
 from r3mem.by_content import ByContent
 from r3mem.caller_warnings import warn_caller
-from r3mem.components import describe
+from r3mem.components import digest, identity
 from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
 from r3mem.evaluation_mode import Switched, evaluating, is_training
@@ -44,7 +43,7 @@ from r3mem.reversible import Decoder, PositionBinding, ReversibleStack
 from r3mem.reversible.quantise import Precision, Quantised, dequantise, quantise
 from r3mem.reversible.text_side import Proof, TextSide
 from r3mem.weight_names import WEIGHT_NAMES, KeptName, Weights, acting, name_of
-from r3mem.whole_numbers import whole_setting
+from r3mem.whole_numbers import whole_number, whole_setting
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -76,6 +75,19 @@ class Step(ByContent):
     def logits_BNV(self) -> Tensor | None:
         """The logits; made when they are first read."""
         return logits_of(self.scores)
+
+
+@dataclass(frozen=True)
+class PartsAtRatio(AtRatio):
+    """What of a model goes with its ratio.
+
+    Attributes:
+        decoder: The decoder of that ratio.
+        exact: What reads words off its memories.
+    """
+
+    decoder: Decoder
+    exact: TextSide
 
 
 class SegmentModel(Switched):
@@ -141,12 +153,17 @@ class SegmentModel(Switched):
         """Numbers of one virtual token: the backbone's width, or more where the compressor keeps more."""
         return self.compressor.memory_width(self.backbone)
 
+    @property
+    def _in_force(self) -> PartsAtRatio | None:
+        """What the calling thread has instead of the model's own."""
+        return cast("PartsAtRatio | None", in_force(self))
+
     # torch keeps parts in a table of its own; these are asked first, and give a thread's own where it has one.
 
     @property
     def decoder(self) -> Decoder:
         """The decoder; inside `at_ratio` that of the calling thread."""
-        found = in_force(self)
+        found = self._in_force
         return cast(Decoder, self._modules["decoder"]) if found is None else found.decoder
 
     @decoder.setter
@@ -156,7 +173,7 @@ class SegmentModel(Switched):
     @property
     def exact(self) -> TextSide:
         """What reads words off memories, exactly or not at all; inside `at_ratio` that of the calling thread."""
-        found = in_force(self)
+        found = self._in_force
         if found is not None:
             return found.exact
         own = self._modules.get("exact")
@@ -214,18 +231,18 @@ class SegmentModel(Switched):
         with having((self, self.compressor), made):
             yield
 
-    def _made_for(self, ratio: int | None) -> AtRatio:
+    def _made_for(self, ratio: int | None) -> PartsAtRatio:
         """What of the model goes with a ratio; None for that of now."""
-        now = in_force(self)
+        now = self._in_force
         if now is None:
             with RATIO_GUARD:
                 # A text side is changed in place when the ratio is set, so that one's own is a copy.
-                now = AtRatio(self.compressor.ratio, self.decoder, self.exact.at(self.decoder))
+                now = PartsAtRatio(self.compressor.ratio, self.decoder, self.exact.at(self.decoder))
         ratio = None if ratio is None else whole_setting(ratio, "ratio", 1)
         if ratio is None or ratio == now.ratio:
             return now
         decoder = now.decoder.at_ratio(ratio).train(now.decoder.training)
-        return AtRatio(ratio, decoder, now.exact.at(decoder))
+        return PartsAtRatio(ratio, decoder, now.exact.at(decoder))
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -239,7 +256,7 @@ class SegmentModel(Switched):
         """
         return {
             "backbone": self.backbone.fingerprint,
-            "stack": saving.digest(*self.exact.identity()),
+            "stack": digest(*self.exact.identity()),
             "prior": "none",
             "compressor": self._compressor_name(),
             **self._weight_names(),
@@ -277,7 +294,7 @@ class SegmentModel(Switched):
 
     def _compressor_name(self) -> str:
         """Class and settings as JSON, but for those that say nothing of what a slot holds."""
-        described = describe(self.compressor)
+        described = identity(self.compressor)
         left_out = self.compressor.state_settings
         settings = {key: value for key, value in described["init_args"].items() if key not in left_out}
         return json.dumps({"class": described["class_path"], **settings}, sort_keys=True)
@@ -421,6 +438,31 @@ class SegmentModel(Switched):
             made.append((state, self._record(stored, i, length, proofs[i], fingerprint)))
         return made
 
+    @torch.no_grad()
+    def recall_ids(self, memory: Memory, batch: int = 64) -> list[int]:
+        """Token ids of the text that was retained; see :meth:`r3mem.model.R3Mem.recall`.
+
+        Args:
+            memory: The memory.
+            batch: Segments that are recalled at a time.
+        """
+        if whole_number(batch, "batch") < 1:
+            raise InputError(f"batch {batch} is not possible: recall at least 1 segment at a time")
+        ids: list[int] = []
+        with self.at_ratio_of(memory), evaluating(self):
+            self.check(memory)
+            for start in range(0, len(memory.lengths_T), batch):
+                part = slice(start, start + batch)
+                slots_TKD = self._slots(memory, part)
+                proofs = [
+                    Proof(packed, digest, 0)
+                    for packed, digest in zip(memory.corrections[part], memory.digests[part], strict=True)
+                ]
+                lengths_T = memory.lengths_T[part].to(slots_TKD.device)
+                rows = self.exact.recall(slots_TKD, lengths_T, proofs)
+                ids.extend(token for row_N in rows for token in row_N.tolist())
+        return ids
+
     def stored(self, slots_BKW: Tensor, precision: Precision) -> Quantised:
         """Virtual tokens as they are stored.
 
@@ -458,7 +500,7 @@ class SegmentModel(Switched):
         if not self.compressor.accumulates:
             return self._gone_on(memory, None, count - 1)
         # Of the stack's name `check` has found that it is ours.
-        settings = json.dumps([memory.fingerprint["stack"], describe(self.compressor), str(self.backbone.device),
+        settings = json.dumps([memory.fingerprint["stack"], identity(self.compressor), str(self.backbone.device),
                                memory.ratio, memory.share_dims, memory.precision, memory.scale_group,
                                [p._version for p in self.compressor.parameters()]])  # fmt: skip
         folded, before, first = memory.folded, None, 0

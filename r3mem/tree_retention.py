@@ -7,23 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from r3mem.errors import InputError, RecallError
 from r3mem.hierarchy import MemoryTree
-from r3mem.memory import Memory, MemoryState, Segments
-from r3mem.memory_parts import side_by_side
+from r3mem.memory import Memory, MemoryState, Segments, side_by_side
 from r3mem.progress import Progress
 from r3mem.reversible.quantise import Precision
+from r3mem.segment_model import SegmentModel
 from r3mem.token_batches import BATCH_TOKENS, token_batches
 from r3mem.tree_memory import TreeMemory, TreeNode
 
-if TYPE_CHECKING:
-    from r3mem.model import R3Mem
-
 
 def retain_trees(
-    model: R3Mem,
+    model: SegmentModel,
     trees: Sequence[MemoryTree],
     before: Sequence[TreeMemory | None],
     precision: Precision = "float16",
@@ -79,7 +75,7 @@ def retain_trees(
 
 
 def _ready(
-    model: R3Mem,
+    model: SegmentModel,
     trees: Sequence[MemoryTree],
     waiting: list[tuple[int, int]],
     level: int,
@@ -96,7 +92,7 @@ def _ready(
 
 
 def _source(
-    model: R3Mem,
+    model: SegmentModel,
     trees: Sequence[MemoryTree],
     before: Sequence[TreeMemory | None],
     states: dict[tuple[int, int], MemoryState],
@@ -112,7 +108,7 @@ def _source(
     return model.state(earlier.levels[0].part(-1))
 
 
-def check_tree_goes_on(model: R3Mem, memory: TreeMemory, precision: Precision) -> None:
+def check_tree_goes_on(model: SegmentModel, memory: TreeMemory, precision: Precision) -> None:
     """Refuse to go on from what `R3Mem.retain` would refuse; the last record of the top level is read.
 
     Args:
@@ -142,12 +138,12 @@ def check_tree(memory: TreeMemory) -> None:
         raise RecallError(f"the memory was changed after it was written, {wrong}: load it again, or retain it again")
 
 
-def recall_node(model: R3Mem, memory: TreeMemory, index: int) -> list[int]:
+def recall_node(model: SegmentModel, memory: TreeMemory, index: int) -> list[int]:
     """Token ids of one node's segment; see :meth:`r3mem.model.R3Mem.recall`."""
     return model.recall_ids(memory.memory(index))
 
 
-def recall_leaves(model: R3Mem, memory: TreeMemory) -> list[int]:
+def recall_leaves(model: SegmentModel, memory: TreeMemory) -> list[int]:
     """Token ids of the whole document, from its leaves.
 
     Raises:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from r3mem import ConfigError
-from r3mem.components import build, describe, removed_arguments
-from r3mem.compressors import Compressor, MeanPool
+import r3mem
+from r3mem import ConfigError, components
+from r3mem.components import build, describe, digest, first_path, identity, imported, public_path, removed_arguments
+from r3mem.compressors import Compressor, GistTokens, MeanPool
 from r3mem.hierarchy import BlankLines, Flat, Hierarchy, Structure
-from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
+from r3mem.reversible import AttentionCoupling, AutoregressiveDecoder, PositionBinding, ReversibleStack
+
+#: The paths that saved models and memories have named classes by since the first version: a line is added for a new
+#: class, and none is ever changed.
+FIRST = (Path(__file__).parent / "first_paths.txt").read_text().split()
 
 
 class Holder:
@@ -27,7 +33,7 @@ def test_nested_components_go_through_json() -> None:
     again = build(json.loads(json.dumps(described)), ReversibleStack)
     assert describe(again) == described
     assert (again.couplings[0].seed, again.couplings[0].share, again.couplings[1].dim) == (9, 0.5, 8)
-    assert described["class_path"] == "r3mem.reversible.stack.ReversibleStack"
+    assert described["class_path"] == "r3mem.reversible.ReversibleStack"
 
 
 @pytest.mark.parametrize("value", [None, True, 2, 0.5, "x", [1, [2, None]], {"a": {"b": [1]}}])
@@ -79,8 +85,56 @@ def test_classes_of_another_kind() -> None:
 def test_arguments_of_another_version() -> None:
     described = describe(Flat(16))
     described["init_args"]["gone"] = 1
-    with pytest.raises(ConfigError, match=r"r3mem\.hierarchy\.flat\.Flat.*gone"):
+    with pytest.raises(ConfigError, match=r"r3mem\.hierarchy\.Flat.*gone"):
         build(described, Hierarchy)
+
+
+@pytest.mark.parametrize("path", FIRST)
+def test_paths_of_earlier_versions_name_the_same_classes(path: str) -> None:
+    cls = imported(path)
+    assert cls.__name__ == path.rpartition(".")[2]
+    assert first_path(cls) == path
+    assert imported(public_path(cls)) is cls and public_path(cls).count(".") <= path.count(".")
+
+
+def test_a_saved_model_names_classes_by_their_packages() -> None:
+    paths = [public_path(cls) for cls in (r3mem.Backbone, MeanPool, PositionBinding, BlankLines, Holder)]
+    assert paths == [
+        "r3mem.Backbone",
+        "r3mem.compressors.MeanPool",
+        "r3mem.reversible.PositionBinding",
+        "r3mem.hierarchy.BlankLines",
+        f"{__name__}.Holder",
+    ]
+
+
+def test_names_made_of_descriptions_are_those_of_the_first_version() -> None:
+    """These digests were made before classes had a public path: memories on disk hold such."""
+    parts: list[Any] = [
+        ReversibleStack([PositionBinding(32, 4, share=0.5, seed=9)]),
+        AutoregressiveDecoder(4),
+        GistTokens(32, 4),
+    ]
+    stack, decoder, compressor = (identity(part) for part in parts)
+    del stack["init_args"]["invertible_backward"]
+    stack["init_args"]["couplings"][0]["init_args"] |= removed_arguments(PositionBinding)
+    for name in ("token_dims", "block", "amplitude"):
+        del stack["init_args"]["couplings"][0]["init_args"][name]
+    assert [digest(each) for each in (stack, decoder, compressor)] == [
+        "ad25ff3ca0881103",
+        "e64c1476ea1e0060",
+        "f4495d376cb4a67d",
+    ]
+    assert identity(Flat())["class_path"] == "r3mem.hierarchy.flat.Flat"
+
+
+def test_a_class_that_was_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(components, "MOVED", ((f"{__name__}.", "gone.for.good."),))
+    assert first_path(Holder) == "gone.for.good.Holder" == identity(Holder([]))["class_path"]
+    again = build({"class_path": "gone.for.good.Holder", "init_args": {"value": [identity(Holder(2))]}}, Holder)
+    assert isinstance(again.value[0], Holder) and again.value[0].value == 2
+    with pytest.raises(ConfigError, match=r"gone\.for\.bad\.Holder: cannot be imported"):
+        build({"class_path": "gone.for.bad.Holder", "init_args": {}}, Holder)
 
 
 def test_arguments_that_a_class_no_longer_has() -> None:

@@ -14,8 +14,8 @@ from r3mem import Backbone, Memory, MemoryState, R3Mem
 from r3mem import folded as folds
 from r3mem.compressors import InterleavedTokens, SelectedKeyValues
 from r3mem.hierarchy import Flat
+from r3mem.memory import side_by_side
 from r3mem.memory_layout import PARTS
-from r3mem.memory_parts import side_by_side
 from tests.tiny_models import SEGMENT, WIDTH
 
 

@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from r3mem.backbone import Backbone
-from r3mem.components import Description, describe
+from r3mem.components import Description, identity
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
-from r3mem.reversible.base import Decoder, Speller
 from r3mem.reversible.masks import token_mask
-from r3mem.reversible.text_side import TextSide
+from r3mem.reversible.text_side import Decoder, Speller, TextSide
 from r3mem.stepwise import Stepwise
 from r3mem.whole_numbers import whole_setting
 
@@ -117,10 +116,10 @@ class SpeltText(TextSide):
 
     def identity(self) -> tuple[Description, Mapping[str, Any]]:
         """The compressor, the adapters and the precision: all choose tokens. See :meth:`TextSide.identity`."""
-        decoder = describe(self.decoder)
+        decoder = identity(self.decoder)
         # It decides what is kept, not what is read.
         decoder["init_args"].pop("margin")
-        described = {"decoder": decoder, "compressor": describe(self.speller), "dtype": self.backbone.precision}
+        described = {"decoder": decoder, "compressor": identity(self.speller), "dtype": self.backbone.precision}
         adapters = {f"backbone.{name}": p for name, p in self.backbone.adapter_parameters()}
         return described, {**adapters, **self.speller.state_dict()}
 

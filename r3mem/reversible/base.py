@@ -1,4 +1,4 @@
-"""SEAM 2: what a coupling and a decoder must offer.
+"""SEAM 2: what a coupling must offer.
 
 Shape legend: B batch, N text tokens, K virtual tokens, D width.
 """
@@ -6,17 +6,11 @@ Shape legend: B batch, N text tokens, K virtual tokens, D width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from r3mem.backbone import Backbone
 from r3mem.errors import ConfigError
 from r3mem.evaluation_mode import Switched
-from r3mem.memory import MemoryState
-from r3mem.prefix import Prefix
-from r3mem.reversible.text_side import TextSide
 
 
 class Coupling(Switched, ABC):
@@ -91,76 +85,4 @@ class Coupling(Switched, ABC):
 
         ``slots_BKD @ rotation_DD`` are the coordinates ``[exact share | rest]``; ``@ rotation_DD.T`` turns them back.
         """
-        return None
-
-
-class Speller(Protocol):
-    """What of a compressor a decoder may use: how the backbone reads a memory where it spells the text out."""
-
-    def spell(self, memory: MemoryState) -> Prefix:
-        """Turn a memory into what the backbone reads in front of the text."""
-
-    def reading(self, backbone: Backbone) -> AbstractContextManager[None]:
-        """Inside, the backbone is the one that reads memories."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights by name."""
-
-
-class Decoder(Switched, ABC):
-    """Turns text into memory and memory back into text. `ReversibleStack` is the default.
-
-    Each constructor argument is stored in an attribute of the same name: saving and fingerprints depend on it.
-
-    Attributes:
-        ratio: Text tokens per virtual token.
-        reversible: Whether text moves through it, so that there are streams to train (``backward``, ``cycle`` and
-            ``Residual`` of the objective).
-    """
-
-    ratio: int
-    reversible: ClassVar[bool] = True
-
-    @abstractmethod
-    def retain(self, text_BND: Tensor, memory_BKD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Move the text into the memory.
-
-        Args:
-            text_BND: Text stream, as the text side gives it.
-            memory_BKD: Initial memory stream: the slots as the compressor wrote them.
-            lengths_B: Tokens in each row, ``long``; 0 for an empty row.
-
-        Returns:
-            ``(residual_BND, memory_BKD)``.
-        """
-
-    @abstractmethod
-    def text_side(self, backbone: Backbone, speller: Speller) -> TextSide:
-        """What reads words off this decoder's memories, exactly or not at all.
-
-        Args:
-            backbone: The model's.
-            speller: The model's compressor.
-        """
-
-    @abstractmethod
-    def at_ratio(self, ratio: int) -> Decoder:
-        """The same decoder for another ratio.
-
-        Raises:
-            ConfigError: It cannot work at that ratio.
-        """
-
-    def exclusive(self, slots_BKD: Tensor) -> Tensor:
-        """Free the part of the slots that the words take; nothing, unless a subclass says otherwise."""
-        return slots_BKD
-
-    @property
-    def share_dims(self) -> int:
-        """Dimensions of a slot that carry words exactly."""
-        return 0
-
-    @property
-    def rotation_DD(self) -> Tensor | None:
-        """Rotation into ``[exact share | rest]``, see `Coupling.rotation_DD`; None where they stand in that order."""
         return None

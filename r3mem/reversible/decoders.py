@@ -6,27 +6,69 @@ Shape legend: B batch, N text tokens, K virtual tokens, D width, V vocabulary, C
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from r3mem.components import Description, describe, removed_arguments
+from r3mem.components import Description, identity, removed_arguments
 from r3mem.memory import Segments
 from r3mem.reversible.masks import token_mask
-from r3mem.reversible.position_binding import PositionBinding
 from r3mem.reversible.readout import NearestToken
-from r3mem.reversible.text_side import TextSide
+from r3mem.reversible.text_side import Decoder, TextSide
 from r3mem.reversible.text_table import TextTable
-
-if TYPE_CHECKING:
-    from r3mem.reversible.base import Decoder
-    from r3mem.reversible.stack import ReversibleStack
 
 # Codes have unit variance; two machines round them apart by about 1e-6.
 THIN_MARGIN = 1e-4
 # A hierarchy has three levels or so, each with a ratio of its own.
 MOST_READOUTS = 8
+
+
+class Binding(Protocol):
+    """A coupling in whose code dimensions words are compared; `PositionBinding` is the one there is.
+
+    Attributes:
+        width: D.
+        code_dims: C.
+        seed: Of the projection.
+    """
+
+    width: int
+    code_dims: int
+    seed: int
+
+    def code(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> Tensor:
+        """Codes ``BNC`` of the tokens that a memory holds."""
+
+    def code_table(self, table_VD: Tensor) -> Tensor:
+        """Codes of rows of the vocabulary."""
+
+
+class Stack(Protocol):
+    """A network that runs both ways; `ReversibleStack` is the one there is.
+
+    Attributes:
+        ratio: Text tokens per virtual token.
+        couplings: Its steps.
+    """
+
+    ratio: int
+    couplings: nn.ModuleList
+
+    @property
+    def binding(self) -> Binding | None:
+        """The coupling whose code dimensions the words are compared in, if there is one."""
+
+    def retain(self, text_BND: Tensor, memory_BKD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Move the text into the memory."""
+
+    def recall(
+        self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int, residual_BND: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Take the text out of the memory again."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights by name."""
 
 
 class ExactText(TextSide, nn.Module):
@@ -37,7 +79,7 @@ class ExactText(TextSide, nn.Module):
         embedding_VD: The backbone's input embeddings.
     """
 
-    def __init__(self, stack: ReversibleStack, embedding_VD: Tensor) -> None:
+    def __init__(self, stack: Stack, embedding_VD: Tensor) -> None:
         super().__init__()
         self.stack = stack
         # The same words in float32 and in bfloat16: a memory of one is recalled with the other.
@@ -52,11 +94,11 @@ class ExactText(TextSide, nn.Module):
 
     def use(self, decoder: Decoder) -> None:
         """See :meth:`TextSide.use`."""
-        self.stack = cast("ReversibleStack", decoder)
+        self.stack = cast(Stack, decoder)
 
     def identity(self) -> tuple[Description, Mapping[str, Any]]:
         """The stack and its weights, however its gradients are computed. See :meth:`TextSide.identity`."""
-        stack = describe(self.stack)
+        stack = identity(self.stack)
         stack["init_args"].pop("invertible_backward", None)
         for kind, coupling in zip(self.stack.couplings, stack["init_args"].get("couplings", []), strict=False):
             # Arguments that came later do not rename the stacks that do without them, nor do those that went.
@@ -67,9 +109,9 @@ class ExactText(TextSide, nn.Module):
         return stack, self.stack.state_dict()
 
     @property
-    def binding(self) -> PositionBinding | None:
-        """The coupling whose code dimensions the words are compared in, if there is one."""
-        return next((c for c in self.stack.couplings if isinstance(c, PositionBinding)), None)
+    def binding(self) -> Binding | None:
+        """See :attr:`Stack.binding`."""
+        return self.stack.binding
 
     @property
     def readout(self) -> NearestToken:

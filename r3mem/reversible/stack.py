@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from r3mem.backbone import Backbone
 from r3mem.errors import ConfigError, InputError
 from r3mem.memory import slots_needed
-from r3mem.reversible.base import Coupling, Decoder, Speller
+from r3mem.reversible.base import Coupling
 from r3mem.reversible.decoders import ExactText
 from r3mem.reversible.full_precision import at_least_float32, full_precision
 from r3mem.reversible.invertible_autograd import MEMORY, TEXT, Step, Streams, run_steps, run_steps_invertibly
 from r3mem.reversible.masks import keep_where, token_mask
+from r3mem.reversible.position_binding import PositionBinding
 from r3mem.reversible.random_state import kept_random_state
-from r3mem.reversible.text_side import TextSide
+from r3mem.reversible.text_side import Decoder, Speller, TextSide
 
 
 class ReversibleStack(Decoder):
@@ -117,6 +118,11 @@ class ReversibleStack(Decoder):
             ConfigError: One of them cannot work at that ratio.
         """
         return ReversibleStack([coupling.at_ratio(ratio) for coupling in self._in_order], self.invertible_backward)
+
+    @property
+    def binding(self) -> PositionBinding | None:
+        """The coupling whose code dimensions the words are compared in, if there is one."""
+        return next((c for c in self._in_order if isinstance(c, PositionBinding)), None)
 
     @property
     def share_dims(self) -> int:
