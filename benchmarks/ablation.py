@@ -20,15 +20,15 @@ from datamodules.document_reader import DocumentReader
 from datamodules.record_reader import MappedDocument
 from datamodules.sources import open_source
 from r3mem import InputError, Memory, R3Mem, Segments
-from r3mem.evaluation_mode import evaluating
+from r3mem.backbone.evaluation_mode import evaluating
 from r3mem.hierarchy import Document, MemoryTree, Mention
+from r3mem.memory.tree_memory import TreeMemory
 from r3mem.metrics import EntityRecall, MeanReciprocalRank, RecallAtK, RetainedGain
+from r3mem.model.segment_model import joined
 from r3mem.objectives import forward_nll, log_likelihood
-from r3mem.query_template import QueryTemplate
+from r3mem.plain_data.query_template import QueryTemplate
 from r3mem.search import BM25
 from r3mem.search.tree import TreeSearch
-from r3mem.segment_model import joined
-from r3mem.tree_memory import TreeMemory
 
 HISTORY, CONTINUATION = 512, 128
 # Leaves that are looked for in a top-down search; its beam is at least as wide.

@@ -17,7 +17,7 @@ from torch import Tensor
 from r3mem import InputError
 from r3mem.hierarchy.entity_pipeline import RULES, entity_pipeline
 from r3mem.hierarchy.token_starts import token_starts
-from r3mem.query_template import TEMPLATE
+from r3mem.plain_data.query_template import TEMPLATE
 from r3mem.search import BM25
 
 BETWEEN = "\n\n"

@@ -34,7 +34,7 @@ from retention_training import (
 from training import Cost, train
 
 from r3mem import Backbone, InputError, MemoryState, R3Mem, Segments
-from r3mem.evaluation_mode import evaluating
+from r3mem.backbone.evaluation_mode import evaluating
 from r3mem.objectives import Autoencode, forward_nll
 
 

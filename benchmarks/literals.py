@@ -19,9 +19,9 @@ from methods import methods, model_of
 
 from datamodules.sources import ReadingOptions, open_source
 from r3mem import Backbone, InputError, R3Mem, TreeMemory
+from r3mem.plain_data.text_ids import text_ids
 from r3mem.search import TreeSearch
 from r3mem.search.tree import WAYS
-from r3mem.text_ids import text_ids
 
 SHEET = """# Release sheet
 

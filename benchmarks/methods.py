@@ -17,12 +17,12 @@ from no_words import NoWords
 from omegaconf import DictConfig, OmegaConf
 
 from r3mem import Backbone, ConfigError, InputError, R3Mem
-from r3mem.components import build
 from r3mem.compressors import Compressor
-from r3mem.compressors.hidden_state import HiddenStateCompressor
+from r3mem.compressors.parts.hidden_state import HiddenStateCompressor
 from r3mem.hierarchy import Flat
 from r3mem.memory import slots_needed
 from r3mem.objectives import Term
+from r3mem.plain_data.components import build
 from r3mem.reversible import Decoder, ReversibleStack
 
 FOLDER = ROOT / "configs" / "model"
@@ -167,7 +167,7 @@ def _parts(
 
 
 def _described(value: Any) -> Any:
-    """A part as :func:`r3mem.components.build` takes it: with arguments even where there are none."""
+    """A part as :func:`r3mem.plain_data.components.build` takes it: with arguments even where there are none."""
     if isinstance(value, list):
         return [_described(item) for item in value]
     if not isinstance(value, dict):

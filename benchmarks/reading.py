@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from r3mem import Backbone, MemoryState, R3Mem, Segments
+from r3mem.backbone.next_tokens import Scores
 from r3mem.compressors import SelectedKeyValues
 from r3mem.compressors.scorers.benefit_weighted import next_nll
-from r3mem.next_tokens import Scores
 
 
 def add_model(p: argparse.ArgumentParser) -> None:

@@ -23,8 +23,8 @@ from datamodules.sources import ReadingOptions, open_source
 from r3mem import Backbone, InputError, MemoryState, Segments
 from r3mem.compressors import SelectedKeyValues
 from r3mem.compressors.scorers import FutureAttention
-from r3mem.reversible.quantise import Precision, dequantise
-from r3mem.text_ids import text_ids
+from r3mem.memory.quantise import Precision, dequantise
+from r3mem.plain_data.text_ids import text_ids
 
 CONTINUATION, SKIPPED_CHARACTERS = 256, 5000
 # The first token does not count: with nothing before it, nothing predicts it.

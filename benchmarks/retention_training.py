@@ -17,10 +17,10 @@ from no_words import NoWords
 from training import Cost, keep_training, train, trained_before
 
 from r3mem import Backbone, MemoryState, R3Mem, Segments
-from r3mem.components import describe
+from r3mem.model.saving import load_own_state, read_weights
 from r3mem.objectives import forward_nll, spelling_nll
+from r3mem.plain_data.components import describe
 from r3mem.reversible import PositionBinding, ReversibleStack
-from r3mem.saving import load_own_state, read_weights
 
 # The reader of raw text; all other methods are files of configs/model/.
 RAW = "raw"

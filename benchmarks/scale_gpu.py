@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from r3mem import Backbone, InputError, R3Mem, Segments, objectives
-from r3mem.backbone import DTYPES
+from r3mem.backbone.backbone import DTYPES
 from r3mem.compressors import VirtualTokens
 from r3mem.memory import MemoryState
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack

@@ -20,9 +20,9 @@ from training import train
 from r3mem import Backbone, InputError, R3Mem, Segments
 from r3mem.objectives import log_likelihood
 from r3mem.objectives.contrast import contrast
-from r3mem.query_template import TEMPLATE, QueryTemplate
+from r3mem.plain_data.query_template import TEMPLATE, QueryTemplate
+from r3mem.plain_data.text_ids import text_ids
 from r3mem.reversible import PositionBinding, ReversibleStack
-from r3mem.text_ids import text_ids
 
 # Titles and leads say what a passage is about.
 FIRST = 0.75

@@ -26,7 +26,7 @@ from datamodules.synthetic import Examples, generator_of
 from datamodules.synthetic.small_llama import small_llama
 from datamodules.synthetic.vocabulary import tokenizer
 from r3mem import Backbone
-from r3mem.tensor_file import read_whole, write_whole
+from r3mem.plain_data.tensor_file import read_whole, write_whole
 
 # A level is solved, and the next one drawn, at this share of right answer tokens.
 SOLVED = 0.95

@@ -31,8 +31,8 @@ from methods import compressor_of, methods
 
 from r3mem import Backbone, R3Mem, Segments
 from r3mem.memory import slots_needed
+from r3mem.memory.quantise import dequantise
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
-from r3mem.reversible.quantise import dequantise
 
 SEGMENT = 512
 LENGTH_COLUMNS = ("path", "tokens_per_second", "peak_mib", "resident_mib", "correction_bits_per_token")

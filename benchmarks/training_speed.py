@@ -28,8 +28,8 @@ from datamodules.documents import DocumentsDataModule
 from datamodules.sources import ReadingOptions, open_source
 from lightning_modules.memory_module import MemoryModule
 from r3mem import Backbone
+from r3mem.backbone.cpu_precision import slowdown
 from r3mem.compressors import EdgePool
-from r3mem.cpu_precision import slowdown
 from r3mem.reversible import PositionBinding, ReversibleStack
 
 CONFIG = ROOT / "configs" / "model" / "edge_pool.yaml"

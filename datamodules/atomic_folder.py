@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock
 
 from r3mem.errors import InputError
-from r3mem.scratch_folder import scratch_beside
+from r3mem.plain_data.scratch_folder import scratch_beside
 
 
 def folder_for(root: Path, key: dict[str, Any]) -> Path:

@@ -21,8 +21,8 @@ from datamodules.segment_sampler import Order, SegmentSampler, StreamSampler, Wi
 from datamodules.sources import ReadingOptions, open_source
 from datamodules.text_store import TextStore, TextWriter
 from datamodules.token_corpus import TokenCorpus
-from r3mem.cache import cache_folder
 from r3mem.errors import ConfigError, InputError
+from r3mem.plain_data.cache import cache_folder
 
 DEFAULT_TEXT = "stdlib:pydoc_data.topics"
 Split = Literal["train", "validation", "test", "predict"]

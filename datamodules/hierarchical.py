@@ -16,8 +16,8 @@ from datamodules.run_parts import hierarchy_of, place_of
 from datamodules.sources import Source
 from datamodules.tree_rows import TreeCorpus, TreeRows
 from datamodules.tree_store import TreeStore, TreeWriter
-from r3mem.components import identity
 from r3mem.hierarchy import Hierarchy
+from r3mem.plain_data.components import identity
 
 
 class TreeDataModule(PairDataModule[TreeCorpus]):

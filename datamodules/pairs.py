@@ -19,9 +19,9 @@ from datamodules.resumable_loader import ResumableLoader, Rows
 from datamodules.run_parts import padding_of, place_of, template_of, tokenizer_of
 from datamodules.sources import ReadingOptions, Source, open_source
 from datamodules.store import StoreReport
-from r3mem.cache import cache_folder
 from r3mem.errors import ConfigError, InputError
-from r3mem.query_template import QueryTemplate
+from r3mem.plain_data.cache import cache_folder
+from r3mem.plain_data.query_template import QueryTemplate
 
 PairSplit = Literal["train", "validation", "test", "predict"]
 STAGES: dict[str | None, tuple[PairSplit, ...]] = {

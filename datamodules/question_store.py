@@ -21,7 +21,7 @@ from datamodules.ragged import RaggedWriter
 from datamodules.sources import Source
 from datamodules.store import DocumentStore, StoreWriter, text_digest
 from r3mem.hierarchy import Document
-from r3mem.query_template import QueryTemplate
+from r3mem.plain_data.query_template import QueryTemplate
 
 
 class QuestionStore(DocumentStore):

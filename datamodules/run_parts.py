@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from r3mem.errors import ConfigError, InputError
 from r3mem.hierarchy import Hierarchy
-from r3mem.query_template import QueryTemplate
+from r3mem.plain_data.query_template import QueryTemplate
 
 
 def tokenizer_of(given: PreTrainedTokenizerBase | str | None, trainer: Trainer | None) -> PreTrainedTokenizerBase:

@@ -32,7 +32,7 @@ from typing import Any
 from datamodules.record_text import RecordText
 from datamodules.text_files import COMPRESSIONS, content_suffix, read_lines
 from r3mem.errors import InputError
-from r3mem.extras import importing
+from r3mem.errors.extras import importing
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex")
 CODE_SUFFIXES = tuple(

@@ -30,8 +30,8 @@ from datamodules.atomic_folder import flush, folder_for, make_once
 from datamodules.ragged import Ragged, RaggedWriter
 from datamodules.sources import Source
 from r3mem.errors import InputError
-from r3mem.seal import damaged_file, file_digests, is_whole, sealed
-from r3mem.text_ids import ids_of_texts
+from r3mem.plain_data.seal import damaged_file, file_digests, is_whole, sealed
+from r3mem.plain_data.text_ids import ids_of_texts
 
 FORMAT_VERSION = 3
 REPORT_SECONDS = 60.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from r3mem.errors import InputError
-from r3mem.no_text import HEAD, is_pdf, refusal
+from r3mem.errors.no_text import HEAD, is_pdf, refusal
 
 COMPRESSIONS = (".gz", ".xz")
 

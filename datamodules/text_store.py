@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from datamodules.ragged import RaggedWriter
 from datamodules.sources import Document
 from datamodules.store import DocumentStore, StoreWriter, text_digest
-from r3mem.text_ids import TAIL, ids_going_on
+from r3mem.plain_data.text_ids import TAIL, ids_going_on
 
 # Bounds what the tokenizer holds at once: about a quarter of a million tokens with their offsets.
 BATCH_CHARACTERS = 1 << 20

@@ -22,9 +22,9 @@ from datamodules.record_reader import MappedDocument, RecordReader
 from datamodules.sources import Source
 from datamodules.store import DocumentStore, StoreWriter, text_digest
 from datamodules.tree_shape import TreeShape
-from r3mem.components import identity
 from r3mem.hierarchy import Document, Hierarchy, MemoryTree, Mention, Node, Part, Question
-from r3mem.query_template import QueryTemplate
+from r3mem.plain_data.components import identity
+from r3mem.plain_data.query_template import QueryTemplate
 
 #: What is stored of a node: tokens start to end, level, parent (-1: none), first query and number of queries.
 NODE = ("start", "end", "level", "parent", "first_query", "queries")

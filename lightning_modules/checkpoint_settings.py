@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from r3mem.components import identity
 from r3mem.errors import ConfigError, FingerprintError
 from r3mem.model import R3Mem
+from r3mem.plain_data.components import identity
 
 PARTS = ("backbone", "compressor", "decoder")
 # Which weights these give is told by the fingerprint; the same ones may lie elsewhere on another machine.

@@ -52,7 +52,7 @@ from lightning_modules.phases import PHASES
 from lightning_modules.run_settings import SaveSettings
 from lightning_modules.whole_checkpoints import TRAINING_STATE, WholeCheckpoints, step_of
 from r3mem.backbone import AUTO
-from r3mem.cpu_precision import fastest
+from r3mem.backbone.cpu_precision import fastest
 from r3mem.errors import InputError, R3MemError
 
 # Lightning's own, and ours: see `latest_checkpoint`.

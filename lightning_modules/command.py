@@ -14,8 +14,8 @@ from typing import NoReturn
 from lightning_modules import phases, quick_check
 from r3mem import __version__
 from r3mem.errors import told_in_a_line
-from r3mem.extras import check_installed
-from r3mem.suggestions import nearest
+from r3mem.errors.extras import check_installed
+from r3mem.errors.suggestions import nearest
 
 #: Of LightningCLI, with what each does.
 RUNS = {
@@ -27,7 +27,7 @@ RUNS = {
 #: All others: what each does, and the module whose ``main`` does it.
 OTHERS = {
     "export": ("write a checkpoint as a model that R3Mem.from_pretrained loads", "lightning_modules.export_command"),
-    "report": ("tables and plots of a comparison", "r3mem.report.command"),
+    "report": ("tables and plots of a comparison", "lightning_modules.report.command"),
 }
 COMMANDS = {**RUNS, **{name: what for name, (what, _) in OTHERS.items()}}
 # What LightningCLI takes in front of a subcommand.

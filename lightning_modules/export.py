@@ -13,9 +13,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning_modules.memory_module import MemoryModule
 from lightning_modules.run_settings import SETTINGS
 from lightning_modules.whole_checkpoints import read_whole
-from r3mem.components import without_removed
 from r3mem.errors import ConfigError, InputError
 from r3mem.hierarchy import Flat
+from r3mem.plain_data.components import without_removed
 
 
 def export(checkpoint: Path, out: Path, config: Path | None = None) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lightning_modules import phases
 from r3mem.errors import told_in_a_line
-from r3mem.extras import check_installed
-from r3mem.suggestions import Arguments
+from r3mem.errors.extras import check_installed
+from r3mem.errors.suggestions import Arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

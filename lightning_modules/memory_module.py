@@ -28,15 +28,14 @@ from lightning_modules.prediction import Predicted, Prediction
 from lightning_modules.strategies import AdapterFSDPStrategy, check_strategy
 from lightning_modules.stream_pass import StreamPass
 from lightning_modules.token_metrics import EvaluationMetrics
-from r3mem import saving
 from r3mem.backbone import Backbone
 from r3mem.compressors import Compressor
 from r3mem.errors import ConfigError, FingerprintError
 from r3mem.hierarchy import Flat, Hierarchy
 from r3mem.memory import MemoryState
-from r3mem.model import R3Mem
+from r3mem.model import R3Mem, saving
 from r3mem.objectives import ForwardNLL, Objective
-from r3mem.query_template import TEMPLATE, QueryTemplate
+from r3mem.plain_data.query_template import TEMPLATE, QueryTemplate
 from r3mem.reversible import Decoder
 
 CHECKPOINT_FORMAT = 1

@@ -9,8 +9,8 @@ from collections.abc import Container
 from typing import Any
 
 from r3mem.memory import Memory
+from r3mem.memory.tree_memory import TreeMemory
 from r3mem.model import R3Mem
-from r3mem.tree_memory import TreeMemory
 
 Predicted = list[tuple[int, Memory | TreeMemory]]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from r3mem.suggestions import nearest
+from r3mem.errors.suggestions import nearest
 
 #: Settings without a class of their own.
 PLAIN = {

@@ -14,8 +14,8 @@ from torchmetrics import Metric
 from lightning_modules.batch_pass import BatchPass, Sums, add_terms
 from lightning_modules.streams import at_segments, keep_ended, segments_of, whole_text
 from lightning_modules.token_metrics import EvaluationMetrics
+from r3mem.backbone.next_tokens import Scores
 from r3mem.memory import MemoryState, Segments
-from r3mem.next_tokens import Scores
 from r3mem.objectives import Need, Reading, Span, StepContext, Term, forward_nll, needs_of, ready
 
 SEGMENT = Need.MEMORY | Need.SPELLING | Need.STREAMS | Need.SCORES | Need.TEACHER | Need.QUERY

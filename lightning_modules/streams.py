@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from r3mem.backbone.next_tokens import NextTokens, Scores
 from r3mem.memory import MemoryState, Segments
-from r3mem.next_tokens import NextTokens, Scores
 
 
 def segments_of(batch: dict[str, Tensor]) -> list[Segments]:

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from r3mem.backbone import Backbone
     from r3mem.errors import ConfigError, FingerprintError, InputError, R3MemError, RecallError
     from r3mem.memory import Memory, MemoryState, Segments
+    from r3mem.memory.tree_memory import TreeMemory
     from r3mem.model import R3Mem
-    from r3mem.tree_memory import TreeMemory
 
 __all__ = [
     "Backbone",
@@ -32,13 +32,12 @@ __version__ = "0.1.0"
 _PLACES = {
     "backbone": ("Backbone",),
     "errors": ("ConfigError", "FingerprintError", "InputError", "R3MemError", "RecallError"),
-    "memory": ("Memory", "MemoryState", "Segments"),
+    "memory": ("Memory", "MemoryState", "Segments", "TreeMemory"),
     "model": ("R3Mem",),
-    "tree_memory": ("TreeMemory",),
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
 # Packages that a user reaches by an attribute: `r3mem.compressors.VirtualTokens`.
-_MODULES = (*_PLACES, "compressors", "hierarchy", "metrics", "reversible", "search")
+_MODULES = (*_PLACES, "compressors", "hierarchy", "metrics", "recall", "reversible", "search")
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from r3mem import Backbone, InputError, Memory
-from r3mem.tree_memory import TreeMemory, TreeNode
+from r3mem.memory.tree_memory import TreeMemory, TreeNode
 from tests.full_disk import full_disk
 from tests.tiny_models import same_memory, tiny_r3mem
 

@@ -14,13 +14,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError, safe_open
 
 from lightning_modules.memory_module import MemoryModule
-from r3mem import saving
 from r3mem.errors import InputError
 from r3mem.memory import Memory
-from r3mem.memory_index import INDEX, write_index
-from r3mem.seal import read_sealed, sealed
-from r3mem.tensor_file import replacing, writing
-from r3mem.tree_memory import TreeMemory
+from r3mem.memory.index import INDEX, write_index
+from r3mem.memory.tree_memory import TreeMemory
+from r3mem.model import saving
+from r3mem.plain_data.seal import read_sealed, sealed
+from r3mem.plain_data.tensor_file import replacing, writing
 
 MODEL = "model.json"
 #: Of the model that made a memory; a list of each level's for a memory of a tree.

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from lightning_modules.global_means import NOT_FINITE
 from lightning_modules.strategies.ordered_reduction import reduce_in_order
 from r3mem.errors import ConfigError, R3MemError
-from r3mem.extras import check_installed
+from r3mem.errors.extras import check_installed
 
 ADVICE = (
     "take stage 2, which splits all that training adds to a frozen backbone; where the backbone itself does not fit, "

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from r3mem.backbone import Backbone
-from r3mem.by_content import ByContent
+from r3mem.backbone.evaluation_mode import Switched
+from r3mem.backbone.next_tokens import Scores, logits_of
+from r3mem.backbone.prefix import Prefix
+from r3mem.compressors.ratio_in_force import in_force
 from r3mem.errors import ConfigError
-from r3mem.evaluation_mode import Switched
+from r3mem.errors.whole_numbers import whole_setting
 from r3mem.memory import MemoryState, Segments, slots_needed
-from r3mem.next_tokens import Scores, logits_of
-from r3mem.prefix import Prefix
-from r3mem.ratio_in_force import in_force
-from r3mem.whole_numbers import whole_setting
+from r3mem.plain_data.by_content import ByContent
 
 
 @dataclass(eq=False, repr=False)

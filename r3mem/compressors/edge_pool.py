@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from r3mem.compressors.hidden_state import without_sink
-from r3mem.compressors.mean_pool import MeanPool
+from r3mem.compressors.controls.mean_pool import MeanPool
+from r3mem.compressors.parts.hidden_state import without_sink
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments, slots_needed
 

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from r3mem.backbone import Backbone
-from r3mem.compressors.accumulation import Accumulates, check_most
+from r3mem.backbone.prefix import Prefix
 from r3mem.compressors.base import Written
-from r3mem.compressors.soft_prompt import soft_prompt
+from r3mem.compressors.parts.accumulation import Accumulates, check_most
+from r3mem.compressors.parts.soft_prompt import soft_prompt
 from r3mem.memory import MemoryState, Segments
-from r3mem.prefix import Prefix
 
 
 class InterleavedTokens(Accumulates):

@@ -11,8 +11,8 @@ their order; slot k is the k-th that each kept, and which token that was differs
     head 1 keeps   x0              x4          x7        slot 0, 1, 2
     read at        0, 1, 2, and what follows from 3 on
 
-Keys are kept as they are at position 0 (`r3mem.key_values`) and read without a gap: a memory costs K positions however
-long its text was, and a stream of any length never leaves the model's window.
+Keys are kept as they are at position 0 (`r3mem.backbone.key_values`) and read without a gap: a memory costs K positions
+however long its text was, and a stream of any length never leaves the model's window.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from r3mem.attention import Observed, last_of
 from r3mem.backbone import Backbone
+from r3mem.backbone.attention import Observed, last_of
+from r3mem.backbone.key_values import KeyValueLayout
+from r3mem.backbone.merged_attention import merged, without_values
+from r3mem.backbone.prefix import Prefix
 from r3mem.compressors.base import Compressor, Written
-from r3mem.compressors.key_value_slots import key_value_prefix
+from r3mem.compressors.parts.key_value_slots import key_value_prefix
 from r3mem.compressors.scorers import AttentionReceived, DistantAttention, Scorer, SumOfScorers
 from r3mem.errors import ConfigError, InputError
-from r3mem.key_values import KeyValueLayout
+from r3mem.errors.whole_numbers import whole_setting
 from r3mem.memory import MemoryState, Segments, slots_needed
-from r3mem.merged_attention import merged, without_values
-from r3mem.prefix import Prefix
-from r3mem.whole_numbers import whole_setting
 
 # Worth of a sink, of a copy of an earlier segment's sink, and of what was never looked at: logarithms of shares of the
 # mean. Copies are read where a record is read alone, and left out where the sinks themselves are there.

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from r3mem.backbone import Backbone
+from r3mem.backbone.next_tokens import Scores
+from r3mem.backbone.prefix import Prefix
 from r3mem.compressors.base import mean_by_slot
-from r3mem.compressors.hidden_state import HiddenStateCompressor, without_sink
+from r3mem.compressors.parts.hidden_state import HiddenStateCompressor, without_sink
 from r3mem.errors import ConfigError
 from r3mem.memory import Segments
-from r3mem.next_tokens import Scores
-from r3mem.prefix import Prefix
 
 
 class VirtualTokens(HiddenStateCompressor):

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
-from r3mem.cache import cache_folder
-from r3mem.caller_warnings import warn_caller
 from r3mem.errors import ConfigError
+from r3mem.errors.caller_warnings import warn_caller
+from r3mem.plain_data.cache import cache_folder
 
 # SQLite takes no more placeholders than this in one statement, whatever it was built with.
 KEYS_AT_ONCE = 900

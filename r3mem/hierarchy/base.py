@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from r3mem.errors import ConfigError
+from r3mem.errors.whole_numbers import check_whole
 from r3mem.hierarchy.document import Document, Mention
-from r3mem.whole_numbers import check_whole
 
 
 @dataclass

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from r3mem.errors import InputError
 from r3mem.hierarchy.paragraph_ends import pieces_at_paragraph_ends
 from r3mem.hierarchy.token_starts import token_starts
-from r3mem.lossless_tokens import lossless_ids
-from r3mem.text_ids import decoded
+from r3mem.plain_data.lossless_tokens import lossless_ids
+from r3mem.plain_data.text_ids import decoded
 
 
 @dataclass(frozen=True)

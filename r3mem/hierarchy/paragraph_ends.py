@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from r3mem.errors import ConfigError
-from r3mem.whole_numbers import whole_setting
+from r3mem.errors.whole_numbers import whole_setting
 
 # `\r\n` is one line end; the last alternative must not match its first half, or every such line end were a blank line.
 _LINE_END = r"(?:\r\n|\n|\r(?!\n))"

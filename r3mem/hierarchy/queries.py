@@ -8,11 +8,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 
-from r3mem.components import Component
 from r3mem.errors import ConfigError
+from r3mem.errors.whole_numbers import whole_setting
 from r3mem.hierarchy.base import MemoryTree, Node
 from r3mem.hierarchy.entities import Annotations
-from r3mem.whole_numbers import whole_setting
+from r3mem.plain_data.components import Component
 
 
 class QueryBuilder(Component, ABC):

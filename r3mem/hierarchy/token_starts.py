@@ -8,7 +8,7 @@ from itertools import accumulate
 from transformers import PreTrainedTokenizerBase
 
 from r3mem.errors import ConfigError, InputError
-from r3mem.text_ids import token_bytes
+from r3mem.plain_data.text_ids import token_bytes
 
 
 def token_starts(text: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], frozenset[int]]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from r3mem.errors.whole_numbers import whole_setting
 from r3mem.objectives.base import Term
 from r3mem.objectives.context import Need, StepContext
-from r3mem.whole_numbers import whole_setting
 
 
 class BackwardCE(Term):

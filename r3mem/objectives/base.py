@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from r3mem.errors import ConfigError
+from r3mem.errors.whole_numbers import whole_setting
 from r3mem.objectives.context import Need, StepContext
-from r3mem.whole_numbers import whole_setting
 
 
 class Term(nn.Module, ABC):

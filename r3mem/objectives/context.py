@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from r3mem.backbone import Pass
+from r3mem.backbone.next_tokens import Scores
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
-from r3mem.next_tokens import Scores
 from r3mem.objectives.likelihood import log_likelihood
-from r3mem.reversible.decoders import ExactText
+from r3mem.recall.exact_text import ExactText
 
 
 class Need(Flag):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from r3mem.backbone.next_tokens import NextTokens, Scores, divergences, logits_of
 from r3mem.memory import Segments
-from r3mem.next_tokens import NextTokens, Scores, divergences, logits_of
 from r3mem.objectives.base import Term
 from r3mem.objectives.context import Need, StepContext
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from r3mem.backbone import Pass
+from r3mem.backbone.next_tokens import Scores, counted_nats, nats
 from r3mem.memory import Segments
-from r3mem.next_tokens import Scores, counted_nats, nats
 
 
 def forward_nll(scores: Scores, text: Segments, rows_B: Tensor) -> tuple[Tensor, Tensor]:

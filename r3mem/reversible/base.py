@@ -9,8 +9,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from r3mem.backbone.evaluation_mode import Switched
 from r3mem.errors import ConfigError
-from r3mem.evaluation_mode import Switched
 
 
 class Coupling(Switched, ABC):

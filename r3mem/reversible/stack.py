@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from r3mem.backbone import Backbone
 from r3mem.errors import ConfigError, InputError
 from r3mem.memory import slots_needed
+from r3mem.memory.masks import keep_where, token_mask
+from r3mem.recall.base import Decoder, Speller, TextSide
+from r3mem.recall.exact_text import ExactText
 from r3mem.reversible.base import Coupling
-from r3mem.reversible.decoders import ExactText
+from r3mem.reversible.couplings.position_binding import PositionBinding
 from r3mem.reversible.full_precision import at_least_float32, full_precision
 from r3mem.reversible.invertible_autograd import MEMORY, TEXT, Step, Streams, run_steps, run_steps_invertibly
-from r3mem.reversible.masks import keep_where, token_mask
-from r3mem.reversible.position_binding import PositionBinding
 from r3mem.reversible.random_state import kept_random_state
-from r3mem.reversible.text_side import Decoder, Speller, TextSide
 
 
 class ReversibleStack(Decoder):

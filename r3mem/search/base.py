@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from r3mem.errors import InputError
-from r3mem.text_ids import check_characters
+from r3mem.plain_data.text_ids import check_characters
 
 
 class Searcher(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from r3mem.errors import ConfigError
-from r3mem.extras import importing
+from r3mem.errors.extras import importing
 from r3mem.search.base import Searcher
 
 if TYPE_CHECKING:

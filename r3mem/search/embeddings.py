@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from r3mem.errors import ConfigError, InputError
-from r3mem.extras import importing
+from r3mem.errors.extras import importing
+from r3mem.errors.whole_numbers import whole_setting
+from r3mem.plain_data.wheel import WHEEL, file_in_wheel
 from r3mem.search.base import Searcher
-from r3mem.wheel import WHEEL, file_in_wheel
-from r3mem.whole_numbers import whole_setting
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

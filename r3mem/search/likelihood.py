@@ -19,15 +19,15 @@ import torch
 from torch import nn
 
 from r3mem.backbone import Backbone
+from r3mem.backbone.evaluation_mode import evaluating
+from r3mem.backbone.next_tokens import Scores
 from r3mem.errors import ConfigError, InputError
-from r3mem.evaluation_mode import evaluating
+from r3mem.errors.whole_numbers import whole_setting
 from r3mem.memory import Segments
-from r3mem.next_tokens import Scores
 from r3mem.objectives import log_likelihood
-from r3mem.query_template import TEMPLATE, QueryTemplate
+from r3mem.plain_data.query_template import TEMPLATE, QueryTemplate
+from r3mem.plain_data.text_ids import text_ids
 from r3mem.search.base import Searcher
-from r3mem.text_ids import text_ids
-from r3mem.whole_numbers import whole_setting
 
 Kept = TypeVar("Kept")
 

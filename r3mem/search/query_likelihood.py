@@ -6,13 +6,13 @@ Shape legend: B batch (passages), N query tokens, K virtual tokens, V vocabulary
 from __future__ import annotations
 
 from r3mem.backbone import Backbone
-from r3mem.evaluation_mode import evaluating
+from r3mem.backbone.evaluation_mode import evaluating
+from r3mem.backbone.next_tokens import Scores
+from r3mem.errors.whole_numbers import whole_setting
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.model import R3Mem
-from r3mem.next_tokens import Scores
-from r3mem.query_template import TEMPLATE
+from r3mem.plain_data.query_template import TEMPLATE
 from r3mem.search.likelihood import Likelihood
-from r3mem.whole_numbers import whole_setting
 
 
 class QueryLikelihood(Likelihood[MemoryState]):

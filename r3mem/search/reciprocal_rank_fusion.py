@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from r3mem.errors import ConfigError
+from r3mem.errors.whole_numbers import whole_setting
 from r3mem.search.base import Searcher
-from r3mem.whole_numbers import whole_setting
 
 #: What Cormack et al. (2009) add to every rank, so that the first places of one ranking do not decide alone.
 CONSTANT = 60

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from r3mem.backbone import Backbone
 from r3mem.errors import ConfigError
+from r3mem.errors.whole_numbers import whole_setting
 from r3mem.memory import Segments, slots_needed
-from r3mem.query_template import TEMPLATE
+from r3mem.plain_data.query_template import TEMPLATE
 from r3mem.search.likelihood import Likelihood
-from r3mem.whole_numbers import whole_setting
 
 
 class TextLikelihood(Likelihood[list[list[int]]]):

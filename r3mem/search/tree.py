@@ -11,20 +11,20 @@ from typing import TypeAlias
 
 import torch
 
+from r3mem.backbone.evaluation_mode import evaluating
 from r3mem.errors import ConfigError, InputError
-from r3mem.evaluation_mode import evaluating
+from r3mem.errors.whole_numbers import check_whole, whole_number
 from r3mem.memory import Memory, Segments
+from r3mem.memory.tree_memory import TreeMemory
 from r3mem.model import R3Mem
+from r3mem.model.reach import positions_read
+from r3mem.model.segment_model import joined
 from r3mem.objectives import log_likelihood
-from r3mem.query_template import TEMPLATE, QueryTemplate
-from r3mem.reach import positions_read
+from r3mem.plain_data.query_template import TEMPLATE, QueryTemplate
 from r3mem.search.base import Searcher, check_text
 from r3mem.search.bm25 import BM25
 from r3mem.search.reciprocal_rank_fusion import reciprocal_ranks
 from r3mem.search.tree_words import TreeWords
-from r3mem.segment_model import joined
-from r3mem.tree_memory import TreeMemory
-from r3mem.whole_numbers import check_whole, whole_number
 
 # Most query tokens that are read at a time, over all memories of a batch.
 BATCH_TOKENS = 8192

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from r3mem.memory.tree_memory import TreeMemory
 from r3mem.model import R3Mem
-from r3mem.recalled_text import texts_of_nodes
+from r3mem.model.recalled_text import texts_of_nodes
 from r3mem.search.base import Searcher
-from r3mem.tree_memory import TreeMemory
 
 #: Most characters by which a text is made longer on either side; text without blanks would be taken whole.
 REST = 32

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from r3mem import Backbone, InputError, MemoryState, Segments
-from r3mem.components import build, describe
 from r3mem.compressors import Compressor
 from r3mem.memory import slots_needed
+from r3mem.plain_data.components import build, describe
 from tests.tiny_models import FAMILIES, HEAD_WIDTH, KEY_VALUE_HEADS, LAYERS, WIDTH, awaken_adapters
 
 RATIO = 4

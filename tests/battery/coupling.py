@@ -18,8 +18,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from r3mem.components import build, describe
 from r3mem.memory import slots_needed
+from r3mem.plain_data.components import build, describe
 from r3mem.reversible import Coupling, ReversibleStack
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}

@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerFast
 from datamodules.pair_batch import PairBatch
 from datamodules.pairs import PairDataModule, PairLoader
 from r3mem import ConfigError
-from r3mem.query_template import TEMPLATE, QueryTemplate
+from r3mem.plain_data.query_template import TEMPLATE, QueryTemplate
 
 Plain = dict[str, Any]
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from r3mem import ConfigError, InputError
-from r3mem.components import build, describe
 from r3mem.hierarchy import Document, Hierarchy, Question
+from r3mem.plain_data.components import build, describe
 from tests.battery.segmenter import HARD_TEXTS, INHERITED, PIECES, TEXTS, marked
 
 

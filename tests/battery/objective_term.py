@@ -24,7 +24,7 @@ from r3mem import Backbone, ConfigError, R3Mem
 from r3mem.compressors import VirtualTokens
 from r3mem.hierarchy import FixedWindows, Level, Refined
 from r3mem.objectives import Need, Term
-from r3mem.query_template import QueryTemplate
+from r3mem.plain_data.query_template import QueryTemplate
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
 from tests.lightning_modules.batches import Batch, batch, pairs
 from tests.tiny_models import WIDTH, awaken_adapters

@@ -25,12 +25,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from r3mem import Backbone, MemoryState, Segments
-from r3mem.attention import Observed
-from r3mem.components import build, describe
+from r3mem.backbone.attention import Observed
+from r3mem.backbone.prefix import Prefix
 from r3mem.compressors import SelectedKeyValues
 from r3mem.compressors.scorers import Scorer
 from r3mem.memory import slots_needed
-from r3mem.prefix import Prefix
+from r3mem.plain_data.components import build, describe
 from tests.battery.compressor import random_text
 from tests.tiny_models import FAMILIES, LAYERS, WIDTH, awaken_adapters
 

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from r3mem.components import build, describe
 from r3mem.hierarchy import Document, Mention, Part, Segmenter
+from r3mem.plain_data.components import build, describe
 
 PIECES = (
     "Sir Launcelot drew his sword.", " Then, in 1215, he went to York;", " nobody said why.", "word ", "a", "x" * 60,

@@ -21,9 +21,9 @@ from r3mem.compressors import SelectedKeyValues, VirtualTokens
 from r3mem.errors import R3MemError
 from r3mem.hierarchy import Document, FixedWindows, Flat, Level
 from r3mem.memory import Memory, MemoryState, Segments
+from r3mem.memory.tree_memory import TreeMemory
 from r3mem.reversible import AutoregressiveDecoder, PositionBinding
 from r3mem.search import QueryLikelihood, TreeSearch
-from r3mem.tree_memory import TreeMemory
 from tests.cases.conftest import spaced_tokenizer
 from tests.tiny_models import RATIO, SEGMENT, TEXT, WIDTH, awaken_adapters, same_memory, tiny_r3mem
 

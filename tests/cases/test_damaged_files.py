@@ -20,12 +20,12 @@ from r3mem import Backbone, FingerprintError, InputError, Memory, R3Mem, R3MemEr
 from r3mem.compressors import VirtualTokens
 from r3mem.hierarchy import BlankLines, FixedWindows, Level, Refined
 from r3mem.hierarchy.annotation_cache import AnnotationCache
-from r3mem.memory_index import read_index, write_index
+from r3mem.memory.index import read_index, write_index
+from r3mem.memory.tree_memory import TreeMemory, TreeNode
+from r3mem.model.saving import own_state
+from r3mem.plain_data.seal import SEAL, tensors_digest
+from r3mem.plain_data.tensor_file import read_whole, write_whole
 from r3mem.reversible import PositionBinding, ReversibleStack
-from r3mem.saving import own_state
-from r3mem.seal import SEAL, tensors_digest
-from r3mem.tensor_file import read_whole, write_whole
-from r3mem.tree_memory import TreeMemory, TreeNode
 from tests.cases.damage import damaged
 from tests.tiny_models import TEXT, WIDTH, same_memory, tiny_r3mem
 

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from datamodules.text_files import read_lines
-from r3mem import InputError, Memory, MemoryState, R3Mem, Segments, progress
+from r3mem import InputError, Memory, MemoryState, R3Mem, Segments
 from r3mem.hierarchy import Document
+from r3mem.model import progress
 from r3mem.search import BM25, QueryLikelihood, TreeSearch
 from tests.tiny_models import SEGMENT, TEXT
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from r3mem import Backbone, ConfigError, FingerprintError, InputError, Memory, R3Mem, Segments, saving, segment_model
+from r3mem import Backbone, ConfigError, FingerprintError, InputError, Memory, R3Mem, Segments
 from r3mem.compressors import VirtualTokens
 from r3mem.hierarchy import BlankLines, Level, Refined
+from r3mem.model import saving, segment_model
 from r3mem.objectives import forward_nll
 from r3mem.reversible import PositionBinding, ReversibleStack
 from tests.tiny_models import TEXT, WIDTH, awaken_adapters, tiny_model, tiny_r3mem

@@ -16,7 +16,7 @@ import pytest
 from lightning_modules.callbacks import ProgressLines, StepBar
 from lightning_modules.cli import main
 from lightning_modules.phases import Phases, clock
-from r3mem import backbone_source
+from r3mem.backbone import source as backbone_source
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NOISE = ("Epoch 0", "/-2", "FLOPs", "dirpath has changed", "Loading weights", "it/s", "TPU", "v_num", "litlogger")

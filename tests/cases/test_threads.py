@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from r3mem import Backbone, Memory, R3Mem
+from r3mem.backbone.evaluation_mode import evaluating
 from r3mem.compressors import Compressor, InContextAutoencoder, MeanPool, SelectedKeyValues, VirtualTokens
-from r3mem.evaluation_mode import evaluating
 from r3mem.hierarchy import Flat, Level, MultiLevel
 from r3mem.hierarchy.segmenters import BlankLines, FixedWindows
 from r3mem.memory import Segments

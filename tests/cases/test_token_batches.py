@@ -12,8 +12,8 @@ import torch
 from r3mem import Backbone, ConfigError, R3Mem
 from r3mem.compressors import Compressor, SelectedKeyValues, VirtualTokens
 from r3mem.hierarchy import Flat
+from r3mem.model.token_batches import token_batches
 from r3mem.reversible import PositionBinding, ReversibleStack
-from r3mem.token_batches import token_batches
 from tests.tiny_models import RATIO, SEGMENT, TEXT, WIDTH
 
 #: 1 to 3 segments, in no order.

@@ -8,7 +8,7 @@ import torch
 
 from r3mem import Segments
 from r3mem.compressors.base import mean_by_slot
-from r3mem.compressors.hidden_state import without_sink
+from r3mem.compressors.parts.hidden_state import without_sink
 
 
 @pytest.mark.parametrize("ratio", [1, 3, 4, 20])

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from r3mem import Backbone, ConfigError, MemoryState, Segments
+from r3mem.backbone.prefix import Prefix
 from r3mem.compressors import SelectedKeyValues
 from r3mem.compressors.scorers import AttentionReceived, ExpectedAttention, RepeatedText
-from r3mem.prefix import Prefix
 from tests.battery.compressor import KeyValueBattery, random_text
 from tests.battery.scorer import eager_weights
 from tests.tiny_models import HEAD_WIDTH, KEY_VALUE_HEADS, LAYERS, WIDTH, awaken_adapters

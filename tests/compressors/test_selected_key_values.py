@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from r3mem import Backbone, ConfigError, FingerprintError, InputError, Memory, MemoryState, R3Mem, Segments
+from r3mem.backbone.next_tokens import NextTokens
 from r3mem.compressors import Compressor, LastTokens, RecurrentMemory, SelectedKeyValues
 from r3mem.compressors.scorers import AttentionReceived, BenefitWeightedAttention, FutureAttention, Recency
 from r3mem.hierarchy import Flat
-from r3mem.next_tokens import NextTokens
 from r3mem.reversible import PositionBinding, ReversibleStack
 from tests.battery.compressor import KeyValueBattery, random_text
 from tests.tiny_models import FAMILIES, HEAD_WIDTH, KEY_VALUE_HEADS, LAYERS, SEGMENT, TEXT, WIDTH, same_memory

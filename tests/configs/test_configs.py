@@ -124,7 +124,7 @@ def test_a_range_of_segment_lengths_trains(documents: Path, backbone_folder: Pat
 
 
 HIERARCHIES = [name for name in SHIPPED if name.startswith("experiment/hierarchy_")]
-# Needs bitsandbytes, and layers wider than those of the tiny model: tests/test_four_bit.py.
+# Needs bitsandbytes, and layers wider than those of the tiny model: tests/backbone/test_four_bit.py.
 IN_FOUR_BITS = "experiment/qlora"
 
 

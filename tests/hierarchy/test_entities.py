@@ -16,9 +16,9 @@ import spacy
 from transformers import PreTrainedTokenizerFast
 
 from r3mem import ConfigError
-from r3mem.components import build, describe
 from r3mem.hierarchy import Document, EntityFinder, Mention, entities, entity_pipeline
 from r3mem.hierarchy.annotation_cache import TABLE, AnnotationCache
+from r3mem.plain_data.components import build, describe
 
 TEXT = "Mr. Darcy left London on Monday.  He rode to Kent.\n\nElizabeth Bennet stayed in Hertfordshire.\n"
 

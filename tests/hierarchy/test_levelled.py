@@ -10,7 +10,6 @@ from jsonargparse import ArgumentParser
 from transformers import PreTrainedTokenizerFast
 
 from r3mem import ConfigError
-from r3mem.components import build, describe
 from r3mem.hierarchy import (
     BlankLines,
     Document,
@@ -27,6 +26,7 @@ from r3mem.hierarchy import (
     Refined,
     Structure,
 )
+from r3mem.plain_data.components import build, describe
 from tests.battery.hierarchy import HierarchyBattery
 from tests.hierarchy.levels import RULES, small_levels
 

@@ -14,7 +14,7 @@ import pytest
 from lightning_modules.cli import main
 from r3mem import InputError, Memory, R3Mem
 from r3mem.hierarchy import Document
-from r3mem.tree_memory import TreeMemory
+from r3mem.memory.tree_memory import TreeMemory
 from tests.full_disk import full_disk
 from tests.test_docs import blocks
 from tests.tiny_run import config, tiny

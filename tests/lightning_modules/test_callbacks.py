@@ -71,7 +71,7 @@ def run(
     trainer: Any = SimpleNamespace(log_dir=str(folder), datamodule=data, strategy=strategy, is_global_zero=True)
     module: Any = SimpleNamespace(model=SimpleNamespace(fingerprint={"stack": "a"}), finished_documents=frozenset())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("r3mem.saving.version", lambda model: model.fingerprint["stack"])
+        patch.setattr("r3mem.model.saving.version", lambda model: model.fingerprint["stack"])
         writer.on_predict_start(trainer, module)
     for number, (documents, records) in enumerate(batches):
         batch = {"document_B": torch.tensor(documents)}

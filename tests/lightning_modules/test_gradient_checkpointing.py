@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from r3mem import Backbone, ConfigError
-from r3mem.components import describe
 from r3mem.compressors import Compressor, GistTokens, InContextAutoencoder, VirtualTokens
+from r3mem.plain_data.components import describe
 from tests.lightning_modules.batches import TERMS, Make, batch, gradients, terms_of
 from tests.tiny_models import FAMILIES, WIDTH, awaken_adapters
 

@@ -16,6 +16,7 @@ from lightning_modules.memory_module import MemoryModule
 from lightning_modules.stream_pass import StreamPass
 from lightning_modules.streams import at_segments, segments_of, whole_text
 from r3mem import Backbone, ConfigError, Memory, R3MemError, Segments
+from r3mem.backbone.next_tokens import logits_of
 from r3mem.compressors import (
     AccumulatingSummaries,
     ActivationBeacon,
@@ -24,7 +25,6 @@ from r3mem.compressors import (
     GistTokens,
 )
 from r3mem.hierarchy import Flat
-from r3mem.next_tokens import logits_of
 from r3mem.objectives import ForwardNLL, Objective, Residual
 from tests.lightning_modules.batches import CLASSES, TERMS, Make, batch, fit, gradients, mean_of, objective, terms_of
 from tests.tiny_models import WIDTH

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from r3mem.packing import Packing
+from r3mem.backbone.packing import Packing
 from tests.lightning_modules.batches import TERMS, Make, batch, gradients, terms_of
 
 # Rows whose document ends in the first segment, that begin with a few tokens, and one without any.

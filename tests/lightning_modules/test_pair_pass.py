@@ -17,12 +17,12 @@ from lightning_modules.batch_pass import Sums
 from lightning_modules.memory_module import MemoryModule
 from lightning_modules.pair_pass import PairPass
 from r3mem import Backbone, ConfigError, R3Mem
+from r3mem.backbone.stepwise import Stepwise
 from r3mem.compressors import SelectedKeyValues, VirtualTokens
 from r3mem.hierarchy import FixedWindows, Level, Refined
 from r3mem.memory import Segments
-from r3mem.query_template import QueryTemplate
+from r3mem.plain_data.query_template import QueryTemplate
 from r3mem.reversible import PositionBinding, ReversibleStack
-from r3mem.stepwise import Stepwise
 from tests.lightning_modules.batches import CLASSES, QUERIES, TEXTS, mean_of, objective, pairs
 from tests.lightning_modules.batches import batch as streams
 from tests.tiny_models import WIDTH, awaken_adapters

@@ -12,7 +12,7 @@ from datamodules.document_batches import Documents
 from lightning_modules.prediction import Prediction
 from r3mem import Backbone, R3Mem
 from r3mem.hierarchy import Document
-from r3mem.tree_memory import TreeMemory
+from r3mem.memory.tree_memory import TreeMemory
 from tests.tiny_models import same_memory, tiny_r3mem
 
 TEXTS = ["One text of more than a segment.", "Two.", "And a third, of more than one as well."]

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lightning_modules.memory_module import MemoryModule
-from r3mem import Backbone, FingerprintError, InputError, saving
+from r3mem import Backbone, FingerprintError, InputError
 from r3mem.compressors import MeanPool, VirtualTokens
+from r3mem.model import saving
 from r3mem.reversible import PositionBinding, ReversibleStack
 from tests.lightning_modules.batches import batch, fit
 from tests.tiny_models import WIDTH

@@ -24,8 +24,8 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from r3mem import Backbone, Segments
-from r3mem.components import build
 from r3mem.compressors import SelectedKeyValues
+from r3mem.plain_data.components import build
 from tests.battery.compressor import random_text
 from tests.tiny_models import KEY_VALUE_HEADS, LAYERS, WIDTH, tiny_model
 from tests.tiny_run import CONFIGS

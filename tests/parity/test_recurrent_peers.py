@@ -17,7 +17,7 @@ from torch import Tensor
 
 from r3mem import Backbone
 from r3mem.compressors import AssociativeBlocks, Memformer, RetentionValve
-from r3mem.compressors.external_memory import ExternalMemory
+from r3mem.compressors.parts.external_memory import ExternalMemory
 from tests.parity.test_compressors import RATIO, Row, agree, awake, embedded, output, through
 from tests.tiny_models import LAYERS, WIDTH, awaken_adapters
 

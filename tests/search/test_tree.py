@@ -10,7 +10,7 @@ import torch
 from r3mem import Backbone, ConfigError, FingerprintError, InputError, R3Mem, RecallError, TreeMemory
 from r3mem.compressors import MeanPool
 from r3mem.hierarchy import BlankLines, FixedWindows, Level, MultiLevel
-from r3mem.query_template import TEMPLATE, QueryTemplate
+from r3mem.plain_data.query_template import TEMPLATE, QueryTemplate
 from r3mem.reversible import PositionBinding, ReversibleStack
 from r3mem.search import BM25, RandomOrder, TreeSearch
 from r3mem.search.reciprocal_rank_fusion import reciprocal_ranks

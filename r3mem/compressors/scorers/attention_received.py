@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from r3mem.attention import FEW_QUERIES, Observed, View
+from r3mem.backbone.attention import FEW_QUERIES, Observed, View
 from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
 

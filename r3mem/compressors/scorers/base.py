@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from r3mem.attention import Observed, View
+from r3mem.backbone.attention import Observed, View
 
 
 class Scorer(nn.Module, ABC):

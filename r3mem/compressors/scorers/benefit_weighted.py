@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from r3mem.attention import Observed, View
+from r3mem.backbone.attention import Observed, View
+from r3mem.backbone.next_tokens import Scores, nats
 from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
+from r3mem.errors.whole_numbers import check_whole
 from r3mem.memory import Segments
-from r3mem.next_tokens import Scores, nats
-from r3mem.whole_numbers import check_whole
 
 WINDOWS_AT_ONCE = 8
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from r3mem.attention import LayerAttention, Observed
+from r3mem.backbone.attention import LayerAttention, Observed
 from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
-from r3mem.whole_numbers import check_whole
+from r3mem.errors.whole_numbers import check_whole
 
 
 class ExpectedAttention(Scorer):

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from r3mem.attention import Observed, View
+from r3mem.backbone.attention import Observed, View
 from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
-from r3mem.whole_numbers import whole_setting
+from r3mem.errors.whole_numbers import whole_setting
 
 
 class FutureAttention(Scorer):

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
-from r3mem.attention import Observed, View
+from r3mem.backbone.attention import Observed, View
 from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
-from r3mem.whole_numbers import check_whole
+from r3mem.errors.whole_numbers import check_whole
 
 
 class LastQueries(Scorer):

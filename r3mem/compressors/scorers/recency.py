@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from r3mem.attention import Observed
+from r3mem.backbone.attention import Observed
 from r3mem.compressors.scorers.base import Scorer
 
 

@@ -12,13 +12,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from r3mem.attention import Observed, View
+from r3mem.backbone.attention import Observed, View
+from r3mem.backbone.prefix import Prefix
 from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
+from r3mem.errors.whole_numbers import check_whole
 from r3mem.memory import Segments
-from r3mem.prefix import Prefix
-from r3mem.text_ids import text_ids
-from r3mem.whole_numbers import check_whole
+from r3mem.plain_data.text_ids import text_ids
 
 # Tokens in front of a chunk that say where its repeat begins.
 QUOTED = 8

@@ -11,10 +11,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from r3mem.attention import Observed, View
+from r3mem.backbone.attention import Observed, View
 from r3mem.compressors.scorers.base import Scorer
 from r3mem.errors import ConfigError
-from r3mem.whole_numbers import whole_setting
+from r3mem.errors.whole_numbers import whole_setting
 
 
 class SumOfScorers(Scorer):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from itertools import pairwise
 
-from r3mem.components import Component
 from r3mem.hierarchy.document import Document
+from r3mem.plain_data.components import Component
 
 
 class Segmenter(Component, ABC):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from r3mem.errors import ConfigError
+from r3mem.errors.whole_numbers import whole_setting
 from r3mem.hierarchy.document import Document
 from r3mem.hierarchy.segmenters.base import Segmenter
-from r3mem.whole_numbers import whole_setting
 
 
 class Structure(Segmenter):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from r3mem import ConfigError, Segments
+from r3mem.backbone.next_tokens import logits_of
 from r3mem.compressors.scorers import BenefitWeightedAttention, Scorer
-from r3mem.next_tokens import logits_of
 from tests.battery.scorer import Plain, ScorerBattery
 
 WINDOW = 4

@@ -14,8 +14,8 @@ from datamodules.pairs import PairLoader
 from datamodules.synthetic import AssociativeRecall, MultiHop, SmallLlama, SyntheticDataModule
 from datamodules.synthetic.vocabulary import ASK, FILLER, FIRST
 from r3mem import ConfigError
-from r3mem.components import build, describe
-from r3mem.query_template import QueryTemplate
+from r3mem.plain_data.components import build, describe
+from r3mem.plain_data.query_template import QueryTemplate
 
 
 def module(**options: Any) -> SyntheticDataModule:

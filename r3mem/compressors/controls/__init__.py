@@ -1,0 +1,1 @@
+"""Memories that no model writes: what is written has to be worth more."""

@@ -1,0 +1,1 @@
+"""What several compressors are made of."""

@@ -1,0 +1,1 @@
+"""One step of the reversible stack, a class a file."""

@@ -1,0 +1,53 @@
+"""Text read off a stack: the search over the vocabulary is kept as long as it is right, and no longer."""
+
+from __future__ import annotations
+
+import torch
+
+from r3mem.memory import Segments, slots_needed
+from r3mem.model.saving import digest
+from r3mem.recall.exact_text import MOST_READOUTS, ExactText
+from r3mem.reversible import PositionBinding, ReversibleStack
+
+WIDTH, VOCABULARY = 32, 97
+
+
+def exact_text(ratio: int = 4) -> ExactText:
+    embedding_VD = torch.randn(VOCABULARY, WIDTH, generator=torch.Generator().manual_seed(0))
+    binding = PositionBinding(WIDTH, ratio, share=0.5)
+    return ExactText(ReversibleStack([binding]), embedding_VD)
+
+
+def retained(exact: ExactText, text: Segments) -> torch.Tensor:
+    n_slots = slots_needed(text.ids_BN.shape[1], exact.stack.ratio)
+    _, memory_BKD = exact.stack.retain(exact.stream(text), torch.zeros(1, n_slots, WIDTH), text.lengths_B)
+    return memory_BKD
+
+
+def test_each_ratio_keeps_its_search() -> None:
+    exact = exact_text(4)
+    first = exact.readout
+    exact.stack = exact.stack.at_ratio(2)
+    second = exact.readout
+    assert second.table_VC.shape == (VOCABULARY, WIDTH // 4) and first.table_VC.shape == (VOCABULARY, WIDTH // 8)
+    exact.stack = exact.stack.at_ratio(4)
+    assert exact.readout is first
+    text = Segments.pad([list(range(20, 40))])
+    assert torch.equal(exact.read(retained(exact, text), text.lengths_B, 20)[0].ids_BN, text.ids_BN)
+
+
+def test_not_without_end() -> None:
+    exact = exact_text(1)
+    for ratio in range(1, WIDTH // 2 + 1):
+        exact.stack = exact.stack.at_ratio(ratio)
+        exact.readout  # noqa: B018
+    assert len(exact._readouts) <= MOST_READOUTS
+
+
+def test_stacks_have_the_names_of_earlier_versions() -> None:
+    """Memories on disk are refused by a stack of another name."""
+    table_VD = torch.randn(VOCABULARY, WIDTH)
+    plain = ReversibleStack([PositionBinding(WIDTH, 4, 0.5)])
+    quiet = ReversibleStack([PositionBinding(WIDTH, 4, 0.5, seed=3, token_dims=2, block=8, amplitude=0.1)])
+    assert digest(*ExactText(plain, table_VD).identity()) == "e1f85c152fdc8217"
+    assert digest(*ExactText(quiet, table_VD).identity()) == "881fdb3463fe2d93"
