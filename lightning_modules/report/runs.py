@@ -68,11 +68,11 @@ def read_runs(folder: Path) -> list[Run]:
             their budgets, or two files are of the same run.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the one that benchmarks/compare.py wrote")
+        raise InputError(f"{folder}: no such folder; give the one that python -m benchmarks.compare wrote")
     # Files that stand directly in the folder are summaries, such as that of the report itself.
     runs = [_read(path) for path in sorted(folder.rglob("*-seed*.json")) if not path.name.startswith(".")]
     if not runs:
-        raise InputError(f"{folder}: no runs there (*-seed*.json); make some with benchmarks/compare.py")
+        raise InputError(f"{folder}: no runs there (*-seed*.json); make some with python -m benchmarks.compare")
     seen: dict[tuple[str, str, int], Run] = {}
     first: dict[str, Run] = {}
     for run in runs:

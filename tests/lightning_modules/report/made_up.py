@@ -19,7 +19,7 @@ def write_run(
         for (pairs, ratio), value in values.items()
     ]  # fmt: skip
     content = {
-        "command": "python benchmarks/compare.py", "commit": "abc", "seed": seed, "hardware": HARDWARE,
+        "command": "python -m benchmarks.compare", "commit": "abc", "seed": seed, "hardware": HARDWARE,
         "date": "2026-01-01", "task": task, "method": method, "group": "peer", "metric": "exact_match",
         "budget": {"steps": 10, "lr": 0.001}, "cost": {"train_seconds": 2.0, "train_tokens_per_second": 500.0},
         "rows": rows, **more,

@@ -1,0 +1,1 @@
+"""Measurements: what is compared, one script a claim, and what the system costs."""

@@ -1,0 +1,1 @@
+"""Every method through every task, with equal budgets: ``python -m benchmarks.compare``."""

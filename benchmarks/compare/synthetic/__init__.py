@@ -1,0 +1,1 @@
+"""Tasks that are drawn, on a small language model that is trained from nothing."""

@@ -1,0 +1,1 @@
+"""Tasks on real text, with a real language model."""

@@ -1,0 +1,1 @@
+"""Speed, start-up, memory and scale: ``python -m benchmarks.systems.throughput``."""
