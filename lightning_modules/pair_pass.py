@@ -1,4 +1,4 @@
-"""The objective on (context, query) pairs: segments with queries that name them, in both directions (DESIGN 3.4).
+"""The objective on (context, query) pairs: segments with queries that name them, in both directions (docs/method.md).
 
 Shape legend: B rows, T segments of a row, M rows of several segments, A those of them that
 ask, N tokens of a segment, Q tokens of a query, K virtual tokens, V vocabulary.

@@ -37,6 +37,7 @@ SHIPPED = {
     **{f"trainer/{name}": (MODEL, DATA, f"trainer/{name}") for name in STRATEGIES},
     "experiment/quickstart": ("experiment/quickstart",),
     "experiment/selected_key_values": ("experiment/selected_key_values",),
+    "experiment/selected_key_values_long": ("experiment/selected_key_values_long",),
     "experiment/hierarchy_flat": ("experiment/hierarchy_flat",),
     "experiment/hierarchy_multi_level": ("experiment/hierarchy_multi_level",),
     "experiment/hierarchy_refined": ("experiment/hierarchy_refined",),
@@ -141,7 +142,9 @@ def test_runs(name: str, documents: Path, backbone_folder: Path, tmp_path: Path)
     # The files' own ratios need more dimensions than the tiny model has.
     sizes += ["--model.ratios=[2,4]"] if "  ratios: " in shipped else []
     # Files of its own for validation are not here.
-    sizes += ["--data.init_args.validation=null"] if name == "experiment/selected_key_values" else []
+    sizes += ["--data.init_args.validation=null"] if name.startswith("experiment/selected_key_values") else []
+    # Nor is a model of the tiny backbone to begin from.
+    sizes += ["--model.start_from=null"] if "  start_from: " in shipped else []
     main(["fit", *config(*SHIPPED[name]), *sizes, *steps, *place])
     assert (tmp_path / "run" / "metrics.csv").stat().st_size > 0
 
