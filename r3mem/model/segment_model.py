@@ -34,7 +34,7 @@ from r3mem.errors import ConfigError, FingerprintError, InputError
 from r3mem.errors.caller_warnings import warn_caller
 from r3mem.errors.given_texts import Text, given_text
 from r3mem.errors.whole_numbers import whole_number, whole_setting
-from r3mem.hierarchy import Flat, Hierarchy, Refined
+from r3mem.hierarchy import Document, Flat, Hierarchy, Refined
 from r3mem.memory import Memory, MemoryState, Segments, slots_needed
 from r3mem.memory.folded import keep
 from r3mem.memory.quantise import Precision, Quantised, dequantise, quantise
@@ -407,6 +407,16 @@ class SegmentModel(Switched):
         if min(ids) < 0 or max(ids) >= self.backbone.vocabulary:
             raise InputError(f"token ids must lie from 0 to {self.backbone.vocabulary - 1}")
         return list(ids)
+
+    def document(self, ids: Sequence[int]) -> Document:
+        """A document of token ids; with its text where the hierarchy has levels, since those are cut by it.
+
+        Raises:
+            InputError: The hierarchy has levels, and the ids spell no text.
+        """
+        if len(self.hierarchy.ratios) == 1:
+            return Document(list(ids))
+        return Document.of_ids(ids, self.backbone.tokenizer)
 
     @torch.no_grad()
     def retain_segments(
