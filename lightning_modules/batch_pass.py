@@ -14,8 +14,7 @@ from lightning_modules.replay import Replay
 from lightning_modules.token_metrics import EvaluationMetrics
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
-from r3mem.model import R3Mem
-from r3mem.model.segment_model import Step
+from r3mem.model import R3Mem, Step
 from r3mem.objectives import Need, StepContext, Streams, Term
 from r3mem.plain_data.query_template import QueryTemplate
 from r3mem.recall.exact_text import ExactText

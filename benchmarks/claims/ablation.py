@@ -22,9 +22,9 @@ from datamodules.sources import open_source
 from r3mem import InputError, Memory, R3Mem, Segments
 from r3mem.backbone.evaluation_mode import evaluating
 from r3mem.hierarchy import Document, MemoryTree, Mention
+from r3mem.memory.states import joined
 from r3mem.memory.tree_memory import TreeMemory
 from r3mem.metrics import EntityRecall, MeanReciprocalRank, RecallAtK, RetainedGain
-from r3mem.model.segment_model import joined
 from r3mem.objectives import forward_nll, log_likelihood
 from r3mem.plain_data.query_template import QueryTemplate
 from r3mem.search import BM25

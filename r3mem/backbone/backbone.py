@@ -21,9 +21,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, cast
 
@@ -33,62 +31,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from r3mem.backbone import source as backbone_source
 from r3mem.backbone.adapters import AdapterSwitch, with_adapters
-from r3mem.backbone.attention import LayerAttention, Observed, make_observable, recording, register
+from r3mem.backbone.attention import register
 from r3mem.backbone.cpu_precision import fastest
 from r3mem.backbone.evaluation_mode import Switched, evaluating
-from r3mem.backbone.generation import continued, soft
-from r3mem.backbone.key_values import KeyValueLayout, Pair, PassCache
+from r3mem.backbone.generation import continued
+from r3mem.backbone.key_values import KeyValueLayout, Pair
 from r3mem.backbone.layer_checkpoints import checkpoint_layers
-from r3mem.backbone.layer_hooks import LayerReached, captured, head_reads, injected, unread
-from r3mem.backbone.next_tokens import NextTokens, Scores, logits_of
-from r3mem.backbone.packing import PROBED_TOKENS, Packing, check_packing
-from r3mem.backbone.pass_layout import PassLayout
+from r3mem.backbone.one_pass import Pass, heads_apart, output_logits, run_pass
+from r3mem.backbone.packing import PROBED_TOKENS, check_packing
 from r3mem.backbone.pass_masks import PassMasks
 from r3mem.backbone.prefix import Prefix
-from r3mem.backbone.structure import body, decoder_layers, digest, head, plain_head
+from r3mem.backbone.structure import decoder_layers, digest, plain_head
 from r3mem.backbone.thread_hooks import make_safe
 from r3mem.errors import ConfigError, InputError
 from r3mem.errors.whole_numbers import whole_setting
 from r3mem.memory import Segments
-from r3mem.plain_data.by_content import ByContent
 
 AUTO = "auto"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-#: Whether passes of this thread end in front of the head.
-_HEAD_APART: ContextVar[bool] = ContextVar("r3mem_head_apart", default=False)
-
-
-@dataclass(eq=False, repr=False)
-class Pass(ByContent):
-    """What one backbone pass gives.
-
-    Attributes:
-        scores: Next-token logits ``BNV`` at the text positions, or what makes them; None if not asked for.
-        text_BND: Hidden states of the text that enter the captured layer, or None.
-        slots_BKD: Hidden states of the write slots that enter the captured layer, or None.
-        key_values_BKW: Keys and values of the write slots in all layers, float32, or None; see `KeyValueLayout`.
-        opening: The same ``BV`` of the text's first token, behind the prefix's last state; None without such a state.
-        attention: What attention did in each layer, or None if not asked for.
-    """
-
-    scores: Scores | None
-    text_BND: Tensor | None = None
-    slots_BKD: Tensor | None = None
-    key_values_BKW: Tensor | None = None
-    opening: Scores | None = None
-    attention: Observed | None = None
-
-    @property
-    def logits_BNV(self) -> Tensor | None:
-        """Next-token logits at the text positions, or None if not asked for; made when they are first read."""
-        return logits_of(self.scores)
-
-    @property
-    def opening_BV(self) -> Tensor | None:
-        """Logits of the text's first token, or None; made when they are first read."""
-        return logits_of(self.opening)
 
 
 def _found(dtype: str) -> str:
@@ -234,13 +194,13 @@ class Backbone(Switched):
             return KeyValueLayout.of(self.base, len(self.layers))
 
     @cached_property
-    def _plain_head(self) -> nn.Linear | None:
+    def plain_head(self) -> nn.Linear | None:
         """The head where logits are its output and nothing else, found by one short pass; else None."""
         with evaluating(self), torch.no_grad():
             ids_BN = torch.arange(PROBED_TOKENS, device=self.device)[None] % self.vocabulary
             masks = PassMasks.build(torch.ones_like(ids_BN, dtype=torch.bool), 0, PROBED_TOKENS, self.compute)
             inputs = {"inputs_embeds": self.embed(ids_BN), "attention_mask": masks.all_layers}
-            return plain_head(self.base, lambda: self._run(inputs, None))
+            return plain_head(self.base, lambda: output_logits(self, inputs, None))
 
     @property
     def max_positions(self) -> int:
@@ -284,11 +244,8 @@ class Backbone(Switched):
 
         Other heads give logits as ever.
         """
-        token = _HEAD_APART.set(True)
-        try:
+        with heads_apart():
             yield
-        finally:
-            _HEAD_APART.reset(token)
 
     # -- running it --------------------------------------------------------------------------------------------------
 
@@ -338,95 +295,10 @@ class Backbone(Switched):
         With ``pack``, a pass without keys and values runs over packed rows where these are fewer positions. What it
         gives is the same but for rounding, and 0 at padding.
         """
-        n_text = text.ids_BN.shape[1]
-        text_mask_BN = text.mask_BN
-        plain = prefix is None and slots_BKD is None and bool((text.lengths_B == n_text).all())
-        if slots_BKD is not None and slot_mask_BK is None:
-            raise ConfigError("write slots need their positions and their mask")
-        embeds = [self.embed(torch.where(text_mask_BN, text.ids_BN, 0))]
-        n_prefix = n_cached = n_slots = 0
-        if prefix is not None:
-            n_prefix, n_cached = prefix.n_positions, prefix.n_cached
-            embeds.insert(0, soft(prefix, embeds[0]))
-        if slots_BKD is not None:
-            n_slots = slots_BKD.shape[1]
-            embeds.append(slots_BKD.to(embeds[0].dtype))
-        inputs: dict[str, Any] = {"inputs_embeds": torch.cat(embeds, 1)}
-        layout = PassLayout.of(text, prefix, slot_mask_BK, slot_positions_BK, slots_after_BK)
-        self.check_positions(layout.positions_BS, layout.valid_BS)
-        # Padding may stand beyond the last position; nothing sees it.
-        positions_BS = layout.positions_BS.clamp(max=self.max_positions - 1)
-        cache: PassCache | None = None
-        if n_cached or key_values:
-            cache = PassCache([] if prefix is None else self.front(prefix), n_slots if key_values else 0)
-        if (key_values or observe) and not logits and capture is None:
-            capture = self.output
-        if observe:
-            self._check_observable(prefix)
-        first, end = n_prefix - n_cached, n_prefix - n_cached + n_text
-        last_B = prefix.last_B if prefix is not None and first else None
-        apart = self._plain_head if logits and _HEAD_APART.get() else None
-        if apart is not None and apart.weight.requires_grad:
-            apart = None  # It was unfrozen since, and its gradient needs the logits.
-        packing = None
-        recorded: list[LayerAttention] = []
-        if self.pack is not None and cache is None and not plain and not observe:
-            packing = Packing.of(layout, n_prefix, n_text, self.pack)
-        with ExitStack() as stack:
-            if not plain:
-                n_queries = inputs["inputs_embeds"].shape[1]
-                if packing is not None:
-                    inputs["inputs_embeds"] = packing.pack(inputs["inputs_embeds"])
-                    masks = packing.masks(self.compute)
-                    positions = packing.positions_RZ.clamp(max=self.max_positions - 1)
-                    stack.enter_context(head_reads(head(self.base), packing.heads(last_B)))
-                else:
-                    masks = PassMasks.build(
-                        layout.valid_BS, n_prefix, n_queries, self.compute, layout.order_BS, layout.segment_BS
-                    )
-                    positions = positions_BS[:, n_cached:]
-                inputs |= {"attention_mask": masks.all_layers, "position_ids": positions}
-                if prefix is not None:
-                    stack.enter_context(unread(self.above(prefix), masks, type(self.base).__name__))
-                if prefix is not None and prefix.layer > 0:
-                    stack.enter_context(injected(self.layers, prefix, masks, type(self.base).__name__, packing))
-            taken: list[Tensor] = []
-            behind: list[Tensor] = []
-            if capture is not None:
-                stack.enter_context(captured(self.layers, body(self.base), capture, taken, stop=not logits))
-            if apart is not None:
-                stack.enter_context(captured(self.layers, body(self.base), self.output, behind, stop=True))
-            if observe:
-                recorded = stack.enter_context(recording())
-            output_logits_BSV = self._run(inputs, cache)
-        made = Pass(None)
-        rows_B = torch.arange(len(text.ids_BN), device=self.device)
-        if apart is not None:
-            states_BSD = behind[0] if packing is None else packing.unpack(behind[0])
-            made.scores = NextTokens(states_BSD[:, first:end], apart)
-            if last_B is not None:
-                made.opening = NextTokens(states_BSD[rows_B, last_B], apart)
-        elif output_logits_BSV is not None and packing is not None:
-            made.scores, made.opening = packing.logits(output_logits_BSV[0], last_B)
-        elif output_logits_BSV is not None:
-            made.scores = output_logits_BSV[:, first:end]
-            if last_B is not None:
-                made.opening = output_logits_BSV[rows_B, last_B]
-        if observe:
-            if len(recorded) != len(self.layers):
-                raise ConfigError(
-                    f"{len(recorded)} of {len(self.layers)} layers of {type(self.base).__name__} run their attention "
-                    "where it can be observed: a memory of selected keys and values needs all, take another compressor"
-                )
-            n_reading = len(self.layers) if prefix is None else len(self.layers) - len(self.above(prefix))
-            made.attention = Observed(recorded, layout.valid_BS, positions_BS, text, self, made.scores, n_reading)
-        if cache is not None and cache.kept:
-            made.key_values_BKW = self.key_values.flat(cache.kept, positions_BS[:, n_cached + end :])
-        if taken:
-            states_BSD = taken[0] if packing is None else packing.unpack(taken[0])
-            made.text_BND = states_BSD[:, first:end]
-            made.slots_BKD = states_BSD[:, end:] if slots_BKD is not None else None
-        return made
+        return run_pass(
+            self, text, prefix, slots_BKD, slot_positions_BK, slot_mask_BK, capture, logits, slots_after_BK, key_values,
+            observe,
+        )  # fmt: skip
 
     def check_positions(self, positions_BS: Tensor, valid_BS: Tensor) -> None:
         """Refuse a pass that needs more positions than the model has.
@@ -464,21 +336,6 @@ class Backbone(Switched):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         register(str(self.base.config._attn_implementation))
 
-    def _check_observable(self, prefix: Prefix | None) -> None:
-        """Refuse what cannot be observed.
-
-        Raises:
-            ConfigError: Hidden states in front, layers that are computed again, or attention without an interface.
-        """
-        if prefix is not None and prefix.n_cached != prefix.n_positions:
-            raise ConfigError("attention is observed behind memories of keys and values only, not behind hidden states")
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            raise ConfigError(
-                "attention cannot be observed where layers are computed again in the backward pass: switch "
-                "gradient_checkpointing off (replay saves memory too)"
-            )
-        make_observable(self.base)
-
     def takes(self, argument: str) -> bool:
         """Whether the model's ``forward`` has an argument."""
         return argument in self._signature
@@ -492,24 +349,6 @@ class Backbone(Switched):
     def compute(self) -> torch.dtype:
         """Precision of the computation."""
         return DTYPES[self.precision]
-
-    def _run(self, inputs: dict[str, Any], cache: PassCache | None) -> Tensor | None:
-        """Logits of every position; None where the pass ended at the captured layer."""
-        inputs = {key: value for key, value in inputs.items() if self.takes(key)}
-        if cache is not None:
-            inputs["past_key_values"] = cache
-        logits_BSV: Tensor | None = None
-        try:
-            with torch.autocast(self.device.type, dtype=self.compute, enabled=self.compute != torch.float32):
-                logits_BSV = self.model(**inputs, use_cache=cache is not None).logits
-        except LayerReached:
-            pass
-        if cache is not None and cache.seen != len(self.layers):
-            raise ConfigError(
-                f"{cache.seen} of {len(self.layers)} layers of {type(self.base).__name__} used the cache that holds a "
-                "memory's keys and values: switch gradient checkpointing of the model off (replay does the same)"
-            )
-        return logits_BSV
 
     def front(self, prefix: Prefix) -> list[Pair]:
         """Keys and values of a prefix, for each layer; zeros for layers that do not read it."""

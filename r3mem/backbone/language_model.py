@@ -20,18 +20,22 @@ class LanguageModel(Protocol):
     Attributes:
         name: What it is called in errors.
         base: The model of transformers, without adapters.
+        model: The same with its adapters.
         tokenizer: Its tokenizer.
         layers: The decoder layers.
         generation_pad: Token id that pads what is generated, where nothing else is given.
         pack: Longest packed row, or None.
+        gradient_checkpointing: Whether layers are computed again in the backward pass.
     """
 
     name: str
     base: Any
+    model: nn.Module
     tokenizer: Any
     layers: nn.ModuleList
     generation_pad: Any
     pack: int | None
+    gradient_checkpointing: bool
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run ``[prefix ; text ; slots]`` once: a `Pass`."""
@@ -43,6 +47,14 @@ class LanguageModel(Protocol):
     @property
     def vocabulary(self) -> int:
         """Rows of the embedding table."""
+
+    @property
+    def output(self) -> int:
+        """What ``capture`` calls the states behind the final norm."""
+
+    @property
+    def plain_head(self) -> nn.Linear | None:
+        """The head where logits are its output and nothing else; else None."""
 
     @property
     def device(self) -> torch.device:

@@ -165,3 +165,28 @@ class MemoryState(ByContent):
             slots_BKD=self.slots_BKD * keep_B[:, None, None].to(self.slots_BKD.dtype),
             lengths_B=self.lengths_B * keep_B.to(self.lengths_B.dtype),
         )
+
+
+def joined(states: Sequence[MemoryState | None]) -> MemoryState | None:
+    """One state of several rows, slots padded to the longest; None if no row holds anything.
+
+    Raises:
+        InputError: Their ratios differ: the rows of one state are read at one.
+    """
+    held = [s for s in states if s is not None]
+    if not held:
+        return None
+    if len({state.ratio for state in held}) > 1:
+        raise InputError(f"states of the ratios {sorted({s.ratio for s in held})} are no one state: read each apart")
+    n_slots, device = max(s.slots_BKD.shape[1] for s in held), held[0].slots_BKD.device
+    slots_BKD = held[0].slots_BKD.new_zeros(len(states), n_slots, held[0].slots_BKD.shape[2])
+    lengths_B = torch.zeros(len(states), dtype=torch.long, device=device)
+    segment_BK = torch.zeros(len(states), n_slots, dtype=torch.long, device=device)
+    for b, state in enumerate(states):
+        if state is not None:
+            slots_BKD[b, : state.slots_BKD.shape[1]] = state.slots_BKD[0]
+            lengths_B[b] = state.lengths_B[0]
+            if state.segment_BK is not None:
+                segment_BK[b, : state.slots_BKD.shape[1]] = state.segment_BK[0]
+    several = any(state.segment_BK is not None for state in held)
+    return MemoryState(slots_BKD, lengths_B, held[0].ratio, segment_BK if several else None)

@@ -11,6 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from r3mem.errors import InputError
 from r3mem.plain_data.text_ids import check_characters, control_tokens, ids_going_on, text_ids
 
+#: Messages of a chat, in order: ``{"role": ..., "content": ...}``.
+Chat = Sequence[Mapping[str, Any]]
+
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "model")
 
 
@@ -23,7 +26,7 @@ def is_chat(prompt: Any) -> bool:
     return isinstance(prompt, list | tuple) and bool(prompt) and all(isinstance(each, Mapping) for each in prompt)
 
 
-def chat_ids(messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def chat_ids(messages: Chat, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of a chat, ready for the model's turn.
 
     Args:

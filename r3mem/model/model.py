@@ -6,49 +6,58 @@ Shape legend: T segments of one text, K virtual tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 import torch
 
 from r3mem.backbone.evaluation_mode import evaluating
-from r3mem.errors import ConfigError, InputError
+from r3mem.errors import InputError
 from r3mem.errors.given_paths import given_path
 from r3mem.errors.given_texts import Text, given_ids, given_texts, text_of_file
 from r3mem.hierarchy import Document
-from r3mem.memory import Memory, MemoryState, Segments, slots_needed
+from r3mem.memory import Memory
 from r3mem.memory.quantise import Precision
 from r3mem.memory.tree_memory import TreeMemory
 from r3mem.model import saving
-from r3mem.model.open_record import last_records, reopened
-from r3mem.model.progress import Progress
+from r3mem.model.chat_prompts import Chat
 from r3mem.model.reading import continue_prompts
 from r3mem.model.recalled_text import bytes_of_memory, text_of_memory, text_of_node, text_of_tree
 from r3mem.model.segment_model import SegmentModel
-from r3mem.model.token_batches import BATCH_TOKENS, token_batches
+from r3mem.model.text_retention import check_records, continued_from, records_of, retain_texts
+from r3mem.model.token_batches import BATCH_TOKENS
 from r3mem.model.tree_retention import check_tree_goes_on, retain_trees
 
-#: Where a segment begins in its text, and its token ids.
-Cut = tuple[int, list[int]]
-
-
-def _slots(state: MemoryState | None) -> int:
-    return 0 if state is None else state.slots_BKD.shape[1]
+#: What prompts read: one memory for all of them, or one for each.
+Memories = Memory | TreeMemory | Sequence[Memory | TreeMemory] | None
 
 
 class R3Mem(SegmentModel):
     """Retention and retrieval of text by one reversible network; arguments as of :class:`SegmentModel`."""
 
+    # A str is a sequence of str too, so the first two overlap for a type checker. One text is always the first.
+
+    @overload
+    def retain(  # type: ignore[overload-overlap]
+        self, text: Text, memory: Memory | None = None, precision: Precision = "float16", records: str = "all",
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> Memory: ...  # fmt: skip
+
+    @overload
+    def retain(
+        self, text: Sequence[Text], memory: Sequence[Memory | None] | None = None, precision: Precision = "float16",
+        records: str = "all", batch_tokens: int = BATCH_TOKENS,
+    ) -> list[Memory]: ...  # fmt: skip
+
     @torch.no_grad()
     def retain(
         self,
         text: Text | Sequence[Text],
-        memory: Memory | Sequence[Memory] | None = None,
+        memory: Memory | Sequence[Memory | None] | None = None,
         precision: Precision = "float16",
         records: str = "all",
         batch_tokens: int = BATCH_TOKENS,
-    ) -> Any:
+    ) -> Memory | list[Memory]:
         """Compress a text, or several at once, into virtual memory tokens.
 
         How far a long call is goes to Python's ``logging``, every ten seconds at level INFO (`r3mem.model.progress`).
@@ -74,33 +83,10 @@ class R3Mem(SegmentModel):
             InputError: No text, an empty one (the message says which), or one that its tokenizer does not reproduce.
             FingerprintError: ``memory`` was made by another backbone or stack.
         """
-        if records not in ("all", "last"):
-            raise ConfigError(f"records is 'all' or 'last', not {records!r}")
-        if records == "last" and self.compressor.accumulates:
-            raise ConfigError(f"{type(self.compressor).__name__} reads more than the last record: keep all of them")
+        check_records(self, records)
         texts, single = given_texts(text)
-        with self.at_ratio(None):
-            kept: list[list[Memory]] = []
-            rows: list[list[int]] = []
-            for given, earlier in zip(texts, self._before(memory, len(texts), precision), strict=True):
-                closed, opened, tail = (None, [], []) if earlier is None else reopened(self, earlier)
-                kept.append([] if closed is None else [closed])
-                rows.append([*opened, *self.tokens(given, tail)])
-            before = [parts[0] if parts else None for parts in kept]
-            cut = self._cut(rows)
-            told = Progress("retain", sum(map(len, cut)), "segments")
-            # What each text of a group remembers is held while they advance: so a group is no larger than a pass.
-            for group in token_batches([self._held(segments) for segments in cut], batch_tokens):
-                mine, earlier_of = [cut[row] for row in group], [before[row] for row in group]
-                for number, part in self._records(mine, earlier_of, precision, batch_tokens, self.ratio):
-                    row = group[number]
-                    # Of the last records two are kept: an open one is written again with the one before it.
-                    kept[row] = [*kept[row], part] if records == "all" else [*kept[row], part][-2:]
-                    told.advance()
-        memories = [Memory.join(parts) for parts in kept]
-        if records == "last":
-            memories = [m.part(*last_records(self, m)) for m in memories]
-        return memories[0] if single else memories
+        made = retain_texts(self, texts, memory, precision, records, batch_tokens)
+        return made[0] if single else made
 
     def retain_file(
         self,
@@ -126,22 +112,7 @@ class R3Mem(SegmentModel):
         text = text_of_file(path)
         if not text:
             raise InputError(f"{path} is empty: there is nothing to retain")
-        made: Memory = self.retain(text, memory, precision, records)
-        return made
-
-    def _before(self, memory: Any, n_texts: int, precision: Precision) -> list[Memory | None]:
-        """What each text goes on from, checked."""
-        if memory is None:
-            return [None] * n_texts
-        if not isinstance(memory, Memory | list | tuple):
-            raise InputError(f"a memory of a text is a Memory, not {type(memory).__name__}: retain gives one")
-        before: list[Memory | None] = [memory] if isinstance(memory, Memory) else list(memory)
-        if len(before) != n_texts:
-            raise InputError(f"{n_texts} texts but {len(before)} memories; give one memory per text or none")
-        for earlier in before:
-            if earlier is not None:
-                self.check_goes_on(earlier, precision)
-        return before
+        return self.retain(text, memory, precision, records)
 
     def retain_stream(
         self,
@@ -170,54 +141,18 @@ class R3Mem(SegmentModel):
         if isinstance(texts, str) or not isinstance(texts, list | tuple) or not texts:
             raise InputError("no texts to retain: give a list of token ids of at least one text")
         rows = [given_ids(ids, f"text {i} of {len(texts)}") for i, ids in enumerate(texts)]
-        before = self._before(memories, len(rows), precision)
-        return self._records(self._cut(rows), before, precision, batch_tokens, self.ratio)
+        before = continued_from(self, memories, len(rows), precision)
+        return records_of(self, rows, before, precision, batch_tokens)
 
-    def _cut(self, rows: Sequence[Sequence[int]]) -> list[list[Cut]]:
-        """The segments of texts.
+    @overload
+    def retain_tree(
+        self, document: Text | Document, memory: TreeMemory | None = None, precision: Precision = "float16"
+    ) -> TreeMemory: ...
 
-        Raises:
-            InputError: A text has none; the message says which.
-        """
-        empty = next((i for i, ids in enumerate(rows) if not ids), None)
-        if empty is not None:
-            raise InputError(f"text {empty} of {len(rows)} is empty: give at least one token to retain")
-        documents = [self.document(ids) for ids in rows]
-        trees = [self.hierarchy.build(document) for document in documents]
-        return [
-            [(node.start, document.ids[node.start : node.end]) for node in tree.leaves]
-            for document, tree in zip(documents, trees, strict=True)
-        ]
-
-    def _held(self, segments: list[Cut]) -> int:
-        """Positions of a text's largest pass: a segment, and all that is remembered of the text."""
-        lengths = [len(ids) for _, ids in segments]
-        remembered = sum(lengths) if self.compressor.accumulates else max(lengths)
-        slots, held = slots_needed(remembered, self.ratio), self.compressor.state_slots
-        return max(lengths) + (slots if held is None else min(slots, held))
-
-    @torch.no_grad()
-    def _records(
-        self, cut: list[list[Cut]], memories: Sequence[Memory | None], precision: Precision, batch_tokens: int,
-        ratio: int,
-    ) -> Iterator[tuple[int, Memory]]:  # fmt: skip
-        """Compress the segments of texts in step; see `retain_stream`."""
-        states = [None if m is None else self.state(m) for m in memories]
-        begins = [0 if m is None else m.begins + m.n_tokens for m in memories]
-        for t in range(max(map(len, cut))):
-            active = [row for row, segments in enumerate(cut) if t < len(segments)]
-            lengths = [len(cut[row][t][1]) + _slots(states[row]) for row in active]
-            records: dict[int, Memory] = {}
-            with self.at_ratio(ratio), evaluating(self):
-                for batch in token_batches(lengths, batch_tokens):
-                    rows = [active[number] for number in batch]
-                    text = Segments.pad([cut[row][t][1] for row in rows], self.backbone.device)
-                    made = self.retain_segments(text, [states[row] for row in rows], precision)
-                    for row, (state, record) in zip(rows, made, strict=True):
-                        states[row] = self.compressor.next_state(self.backbone, states[row], state)
-                        records[row] = replace(record, begins=begins[row] + cut[row][t][0])
-            for row in active:
-                yield row, records[row]
+    @overload
+    def retain_tree(
+        self, document: Sequence[Document], memory: TreeMemory | None = None, precision: Precision = "float16"
+    ) -> list[TreeMemory]: ...
 
     @torch.no_grad()
     def retain_tree(
@@ -225,7 +160,7 @@ class R3Mem(SegmentModel):
         document: Text | Document | Sequence[Document],
         memory: TreeMemory | None = None,
         precision: Precision = "float16",
-    ) -> Any:
+    ) -> TreeMemory | list[TreeMemory]:
         """Compress a document at every level of the hierarchy, from the top down.
 
         A long text is compressed piece by piece in constant memory: ``for piece in Document.stream(...): memory =
@@ -295,11 +230,43 @@ class R3Mem(SegmentModel):
         """
         return bytes_of_memory(self, memory)
 
+    # Options that change what is given back come first. The class of transformers' output depends on further ones.
+
+    @overload
+    def generate(
+        self, prompt: Text | Chat | Sequence[Text | Chat], memory: Memories = None, reach: str = "all",
+        slots: int | None = None, *, return_dict_in_generate: Literal[True], **options: Any,
+    ) -> Any: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: Text | Chat, memory: Memories = None, reach: str = "all", slots: int | None = None, *,
+        num_return_sequences: int, **options: Any,
+    ) -> str | list[str]: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: Sequence[Text | Chat], memory: Memories = None, reach: str = "all", slots: int | None = None, *,
+        num_return_sequences: int, **options: Any,
+    ) -> list[str] | list[list[str]]: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: Text | Chat, memory: Memories = None, reach: str = "all", slots: int | None = None,
+        **options: Any,
+    ) -> str: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: Sequence[Text | Chat], memory: Memories = None, reach: str = "all", slots: int | None = None,
+        **options: Any,
+    ) -> list[str]: ...  # fmt: skip
+
     @torch.no_grad()
     def generate(
         self,
-        prompt: Any,
-        memory: Memory | TreeMemory | Sequence[Memory | TreeMemory] | None = None,
+        prompt: Text | Chat | Sequence[Text | Chat],
+        memory: Memories = None,
         reach: str = "all",
         slots: int | None = None,
         **options: Any,
@@ -329,16 +296,6 @@ class R3Mem(SegmentModel):
             FingerprintError: The memory was made by another backbone, stack or compressor.
         """
         return continue_prompts(self, prompt, memory, reach, slots, options)
-
-    def document(self, ids: Sequence[int]) -> Document:
-        """A document of token ids; with its text where the hierarchy has levels, since those are cut by it.
-
-        Raises:
-            InputError: The hierarchy has levels, and the ids spell no text.
-        """
-        if len(self.hierarchy.ratios) == 1:
-            return Document(list(ids))
-        return Document.of_ids(ids, self.backbone.tokenizer)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write adapters and our own parts, and what is needed to build the model again; never the backbone."""

@@ -12,9 +12,10 @@ from r3mem.errors import ConfigError, InputError
 from r3mem.errors.given_texts import given_texts
 from r3mem.errors.whole_numbers import whole_number
 from r3mem.memory import Memory, Segments
+from r3mem.memory.states import joined
 from r3mem.model.chat_prompts import chat_ids, is_chat
 from r3mem.model.reach import REACHES, level_read, state_read
-from r3mem.model.segment_model import SegmentModel, joined
+from r3mem.model.segment_model import SegmentModel
 from r3mem.plain_data.text_ids import decoded, text_ids
 
 

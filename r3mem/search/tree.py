@@ -15,10 +15,10 @@ from r3mem.backbone.evaluation_mode import evaluating
 from r3mem.errors import ConfigError, InputError
 from r3mem.errors.whole_numbers import check_whole, whole_number
 from r3mem.memory import Memory, Segments
+from r3mem.memory.states import joined
 from r3mem.memory.tree_memory import TreeMemory
 from r3mem.model import R3Mem
 from r3mem.model.reach import positions_read
-from r3mem.model.segment_model import joined
 from r3mem.objectives import log_likelihood
 from r3mem.plain_data.query_template import TEMPLATE, QueryTemplate
 from r3mem.search.base import Searcher, check_text

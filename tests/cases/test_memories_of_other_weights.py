@@ -14,7 +14,8 @@ import torch
 from r3mem import Backbone, ConfigError, FingerprintError, InputError, Memory, R3Mem, Segments
 from r3mem.compressors import VirtualTokens
 from r3mem.hierarchy import BlankLines, Level, Refined
-from r3mem.model import saving, segment_model
+from r3mem.model import fingerprint, saving
+from r3mem.model.fingerprint import WeightNames
 from r3mem.objectives import forward_nll
 from r3mem.reversible import PositionBinding, ReversibleStack
 from tests.tiny_models import TEXT, WIDTH, awaken_adapters, tiny_model, tiny_r3mem
@@ -153,7 +154,7 @@ def test_the_name_of_the_adapters_is_never_stale(make: Make, change: Callable[[R
     assert model.fingerprint["adapters"] == before
     change(model)
     after = model.fingerprint["adapters"]
-    fresh = segment_model.KeptName().of([], model._adapter_weights, model._adapters_name, keep=False)
+    fresh = WeightNames().of(model.backbone, model.compressor, model.level_embedding, keep=False)["adapters"]
     assert after == fresh != before
 
 
@@ -176,8 +177,8 @@ def test_the_name_of_the_weights_is_never_stale(make: Make, tiny_backbone: Calla
 
 def test_the_name_is_made_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     model, made = make(seed=5), list[int]()
-    original = segment_model.name_of
-    monkeypatch.setattr(segment_model, "name_of", lambda *a: made.append(1) or original(*a))
+    original = fingerprint.name_of
+    monkeypatch.setattr(fingerprint, "name_of", lambda *a: made.append(1) or original(*a))
     memory = model.retain(TEXT * 4)
     for _ in range(3):
         model.state(memory)

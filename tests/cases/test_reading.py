@@ -14,7 +14,7 @@ from r3mem import Backbone, ConfigError, FingerprintError, InputError, Memory, M
 from r3mem.compressors import SelectedKeyValues, VirtualTokens
 from r3mem.hierarchy import FixedWindows, Flat, Level, MultiLevel
 from r3mem.memory import Segments
-from r3mem.model.segment_model import joined
+from r3mem.memory.states import joined
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
 from r3mem.search import TreeSearch
 from tests.cases.conftest import spaced_tokenizer

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from r3mem import ConfigError
 from r3mem.compressors import EdgePool, MeanPool
 from r3mem.memory import MemoryState, Segments, slots_needed
-from r3mem.model.segment_model import joined
+from r3mem.memory.states import joined
 from tests.battery.compressor import HiddenStateBattery
 from tests.tiny_models import WIDTH
 

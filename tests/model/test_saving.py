@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from r3mem import Backbone, ConfigError, FingerprintError, InputError, R3Mem, Segments
 from r3mem.compressors import VirtualTokens
 from r3mem.hierarchy import Flat
-from r3mem.model.segment_model import joined
+from r3mem.memory.states import joined
 from r3mem.objectives import forward_nll
 from r3mem.plain_data.seal import sealed
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack, TransformerCoupling
