@@ -122,7 +122,8 @@ class Bench:
             # The text with its continuation has more slots than the history alone.
             compressor.ratio = math.ceil(len(ids_N) / n_slots)
             slots_BKW = compressor.select(self.reader.backbone, observed, scores)[:, :n_slots]
-            found[ORACLE, ratio] = MemoryState(slots_BKW, text.lengths_B * 0 + n_slots * ratio, ratio)
+            # Where the lengths do not divide, it has fewer slots than the others.
+            found[ORACLE, ratio] = MemoryState(slots_BKW, text.lengths_B * 0 + slots_BKW.shape[1] * ratio, ratio)
         return found
 
     def _streamed(self, history_N: Tensor, ratio: int) -> MemoryState:
