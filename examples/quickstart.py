@@ -193,8 +193,10 @@ def write(path: Path | None, rows: list[dict[str, Any]], **more: Any) -> None:
     if path is None:
         return
     command = shlex.join(["python", *sys.argv])
-    made_on = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-               "torch": torch.__version__}  # fmt: skip
+    made_on = {
+        "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(), "torch": torch.__version__,
+    }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"command": command, "hardware": made_on, "rows": rows, **more}, indent=1) + "\n")
     console.print(f"written: {path}")
