@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from r3mem import Backbone
-from tests.tiny_models import tiny_model
+from tests.tiny_models import awaken_adapters, tiny_model
 
 pytest_plugins = ["pytester"]
 
@@ -48,6 +48,14 @@ def tiny_backbone(byte_tokenizer: PreTrainedTokenizerFast) -> Callable[..., Back
         )
 
     return make
+
+
+@pytest.fixture
+def backbone(tiny_backbone: Callable[..., Backbone]) -> Backbone:
+    """The random Llama with adapters that do something; files that need another one have their own."""
+    made = tiny_backbone().eval()
+    awaken_adapters(made)
+    return made
 
 
 @pytest.fixture(scope="session")

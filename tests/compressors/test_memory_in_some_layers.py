@@ -6,7 +6,6 @@ of a group, E width of a head, W numbers of a slot, L layers, V vocabulary, P pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,7 @@ from r3mem.compressors import SelectedKeyValues
 from r3mem.compressors.scorers import AttentionReceived, ExpectedAttention, RepeatedText
 from tests.battery.compressor import KeyValueBattery, random_text
 from tests.battery.scorer import eager_weights
-from tests.tiny_models import HEAD_WIDTH, KEY_VALUE_HEADS, LAYERS, WIDTH, awaken_adapters
+from tests.tiny_models import HEAD_WIDTH, KEY_VALUE_HEADS, LAYERS, WIDTH
 
 RATIO, READING = 4, 2
 SHARE = READING / LAYERS
@@ -67,13 +66,6 @@ def without(model: nn.Module, front: list[tuple[Tensor, Tensor]], text: Segments
     finally:
         for handle in handles:
             handle.remove()
-
-
-@pytest.fixture
-def backbone(tiny_backbone: Callable[..., Backbone]) -> Backbone:
-    made = tiny_backbone().eval()
-    awaken_adapters(made)
-    return made
 
 
 @torch.no_grad()

@@ -10,27 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from r3mem import Backbone, MemoryState
 from r3mem.compressors import AccumulatingSummaries, Compressor, InContextAutoencoder, MeanPool, RecurrentMemory
 from tests.battery.compressor import random_text
-from tests.tiny_models import LAYERS, WIDTH, awaken_adapters, tiny_model
+from tests.tiny_models import LAYERS, WIDTH, tiny_model
 
 RATIO = 4
 # The second segment needs more slots than the first in one row, fewer in the other.
 FIRST, SECOND = [11, 7], [6, 10]
 #: Of one row: slots of both segments, logits at the second given the first, and where the first is to be spelt out.
 Row = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-@pytest.fixture
-def backbone(tiny_backbone: Callable[..., Backbone]) -> Backbone:
-    made = tiny_backbone().eval()
-    awaken_adapters(made)
-    return made
 
 
 def awake(compressor: Compressor) -> Compressor:

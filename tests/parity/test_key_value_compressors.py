@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import pytest
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -21,16 +20,9 @@ from r3mem import Backbone, MemoryState
 from r3mem.compressors import ActivationBeacon, FiveHundredXCompressor, GistTokens
 from tests.battery.compressor import random_text
 from tests.parity.test_compressors import RATIO, Row, agree, awake, embedded
-from tests.tiny_models import HEAD_WIDTH, KEY_VALUE_HEADS, LAYERS, awaken_adapters, tiny_model
+from tests.tiny_models import HEAD_WIDTH, KEY_VALUE_HEADS, LAYERS, tiny_model
 
 HIDDEN = torch.finfo(torch.float32).min
-
-
-@pytest.fixture
-def backbone(tiny_backbone: Callable[..., Backbone]) -> Backbone:
-    made = tiny_backbone().eval()
-    awaken_adapters(made)
-    return made
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -19,14 +18,7 @@ from r3mem import Backbone
 from r3mem.compressors import AssociativeBlocks, Memformer, RetentionValve
 from r3mem.compressors.parts.external_memory import ExternalMemory
 from tests.parity.test_compressors import RATIO, Row, agree, awake, embedded, output, through
-from tests.tiny_models import LAYERS, WIDTH, awaken_adapters
-
-
-@pytest.fixture
-def backbone(tiny_backbone: Callable[..., Backbone]) -> Backbone:
-    made = tiny_backbone().eval()
-    awaken_adapters(made)
-    return made
+from tests.tiny_models import LAYERS, WIDTH
 
 
 def slots_of(ids_N: Tensor) -> int:

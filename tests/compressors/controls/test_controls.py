@@ -5,7 +5,6 @@ Shape legend: B batch, N text tokens, K virtual tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -16,7 +15,7 @@ from r3mem.compressors import Compressor, LastTokens, NoMemory, RandomMemory
 from r3mem.hierarchy import Flat
 from r3mem.reversible import PositionBinding, ReversibleStack
 from tests.battery.compressor import CompressorBattery, random_text
-from tests.tiny_models import RATIO, SEGMENT, TEXT, WIDTH, awaken_adapters
+from tests.tiny_models import RATIO, SEGMENT, TEXT, WIDTH
 
 
 class TestLastTokens(CompressorBattery):
@@ -30,13 +29,6 @@ class TestNoMemory(CompressorBattery):
 
 class TestRandomMemory(CompressorBattery):
     build = staticmethod(partial(RandomMemory, WIDTH))
-
-
-@pytest.fixture
-def backbone(tiny_backbone: Callable[..., Backbone]) -> Backbone:
-    made = tiny_backbone().eval()
-    awaken_adapters(made)
-    return made
 
 
 @torch.no_grad()
