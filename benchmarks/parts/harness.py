@@ -236,8 +236,10 @@ def write(path: Path | None, seed: int, rows: list[dict[str, Any]], **more: Any)
     if path is None:
         return
     root = str(ROOT)
-    words = [shlex.quote(word.replace(root + "/", "")) for word in ["python", *_as_called()]]
-    words = [portable(word) for word in words]
+    # A result file that lies outside is told by its name: its folder is of this machine alone.
+    told = path.name if path.is_absolute() and not path.is_relative_to(ROOT) else str(path)
+    words = [told if word == str(path) else word for word in ["python", *_as_called()]]
+    words = [portable(shlex.quote(word.replace(root + "/", ""))) for word in words]
     result = {
         "command": " ".join(words),
         "commit": COMMIT,
