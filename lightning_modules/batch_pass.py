@@ -80,7 +80,6 @@ class BatchPass(ABC):
         Raises:
             ConfigError: Names them, and what they need.
         """
-        check_streams(terms, self.model.decoder)
         every = Need(0)
         for place in self.places:
             every |= place

@@ -64,6 +64,10 @@ def _build(path: Path) -> MemoryModule:
     if not isinstance(settings, dict) or "model" not in settings:
         raise ConfigError(f"{path} has no model: give the {SETTINGS} that the run wrote")
     given = _of_this_version(settings)
+    if isinstance(given["model"], dict):
+        # What only training reads is not built: neither terms of the objective nor the weights that it began with.
+        kept = without_removed(MemoryModule, given["model"])
+        given["model"] = {key: value for key, value in kept.items() if key not in ("objective", "start_from")}
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(MemoryModule, "model")
     parser.add_subclass_arguments(LightningDataModule, "data", required=False)
@@ -99,7 +103,4 @@ def _of_this_version(settings: Any) -> Any:
             cls = None  # The parser says what is wrong with it.
         if isinstance(cls, type):
             made["init_args"] = without_removed(cls, arguments)
-    model = made.get("model")
-    if isinstance(model, dict):
-        made["model"] = without_removed(MemoryModule, model)
     return made

@@ -95,8 +95,8 @@ class MemoryModule(LightningModule):
             saving.begin_from(self.model, start_from)
         self.objective = objective or Objective([ForwardNLL()])
         check_streams(self.objective.counted, decoder)
-        #: The terms as parts of this module: what they learn is trained, and moves with it.
-        self.terms = nn.ModuleList(self.objective.terms)
+        #: The terms that count as parts of this module: what they learn is trained, and moves with it.
+        self.terms = nn.ModuleList(self.objective.counted)
         self.optimizer_callable, self.warmup_steps, self.final_lr = optimizer, warmup_steps, final_lr
         self.bptt_segments, self.replay, self.calibrates = bptt_segments, replay, calibrate
         self.ratios = list(ratios or [])
@@ -318,19 +318,19 @@ class MemoryModule(LightningModule):
         return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
 
     def _learned_by_terms(self) -> dict[str, Tensor]:
-        of_terms = ((term.name, term.state_dict()) for term in self.objective.terms)
+        of_terms = ((term.name, term.state_dict()) for term in self.objective.counted)
         return {f"{name}.{key}": tensor.detach() for name, state in of_terms for key, tensor in state.items()}
 
     def _load_terms(self, saved: dict[str, Tensor]) -> None:
         mine = self._learned_by_terms()
-        differing = sorted(set(mine) ^ set(saved)) or [n for n, t in mine.items() if t.shape != saved[n].shape]
-        if differing and self._fits():
+        wrong = saving.differing(mine, saved)
+        if wrong and self._fits():
             raise FingerprintError(
-                f"what the terms of the objective learned does not fit ({', '.join(differing)}): give the objective of "
+                f"what the terms of the objective learned does not fit ({', '.join(wrong)}): give the objective of "
                 "the checkpoint, which is in its run's config.yaml"
             )
         with torch.no_grad():
-            for name in set(mine) & set(saved) - set(differing):
+            for name in set(mine) - set(wrong):
                 mine[name].copy_(saved[name])
 
     def on_train_start(self) -> None:

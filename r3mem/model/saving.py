@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,6 +59,20 @@ def own_state(model: SegmentModel) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in {**adapters, **parts}.items()}
 
 
+def differing(mine: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> list[str]:
+    """Names of weights that only one side has, or whose shapes differ.
+
+    Args:
+        mine: Weights by name.
+        saved: Others.
+    """
+    return sorted(
+        name
+        for name in {*mine, *saved}
+        if name not in mine or name not in saved or mine[name].shape != saved[name].shape
+    )
+
+
 def load_own_state(model: SegmentModel, state: dict[str, Tensor]) -> None:
     """Put weights of :func:`own_state` in place.
 
@@ -65,7 +80,7 @@ def load_own_state(model: SegmentModel, state: dict[str, Tensor]) -> None:
         FingerprintError: Weights are missing, left over or of another shape.
     """
     mine = own_state(model)
-    wrong = sorted(set(mine) ^ set(state)) or [n for n, t in mine.items() if t.shape != state[n].shape]
+    wrong = differing(mine, state)
     if wrong:
         raise FingerprintError(
             f"{len(wrong)} weights do not fit this model (first: {wrong[0]}): they were saved from other components "

@@ -40,8 +40,6 @@ class TermBattery:
     least: ClassVar[float | None] = 0.0
     # Parts of names of parameters that its gradient must reach.
     reaches: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B", "compressor")
-    # Whether a row counts the same beside other rows as alone.
-    by_row: ClassVar[bool] = True
 
     @pytest.fixture
     def model(self, tiny_backbone: Callable[..., Backbone]) -> R3Mem:
@@ -134,8 +132,6 @@ class TermBattery:
     @torch.no_grad()
     def test_a_batch_gives_what_its_rows_give(self, model: R3Mem, kind: type[BatchPass]) -> None:
         """Sum and count of all rows are those of each row alone, added up."""
-        if not self.by_row:
-            pytest.skip("the rows of a batch are compared with each other")
         given = self.given(kind)
         rows = [
             self.sums(model, kind, {name: t[b : b + 1] if _of_rows(name) else t for name, t in given.items()})

@@ -72,6 +72,9 @@ def test_settings_of_an_earlier_version(
     settings = yaml.safe_load((run / "config.yaml").read_text())
     (binding,) = settings["model"]["decoder"]["init_args"]["couplings"]
     settings["model"]["prior"], binding["init_args"]["trainable"] = None, False
+    settings["model"]["objective"] = {"forward": {"weight": 1.0, "warmup_steps": 0}}
+    # What training began with may be gone by now.
+    settings["model"]["start_from"] = str(tmp_path / "gone")
     path.write_text(yaml.safe_dump(settings))
     export(monkeypatch, last, "--config", path, "--out", tmp_path / "out")
     first, second = (load_file(folder / "r3mem.safetensors") for folder in (tmp_path / "out", run / "model"))
