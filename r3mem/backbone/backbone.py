@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, cast
 
@@ -238,14 +238,12 @@ class Backbone(Switched):
         with self.adapter_switch.put(off=True):
             yield
 
-    @contextmanager
-    def head_apart(self) -> Iterator[None]:
+    def head_apart(self) -> AbstractContextManager[None]:
         """Inside, passes end in front of a plain frozen head and give the states it reads; logits are made on demand.
 
         Other heads give logits as ever.
         """
-        with heads_apart():
-            yield
+        return heads_apart()
 
     # -- running it --------------------------------------------------------------------------------------------------
 

@@ -21,12 +21,10 @@ from r3mem.errors.given_paths import given_path
 from r3mem.errors.whole_numbers import whole_number
 from r3mem.memory.folded import Folded, carried
 from r3mem.memory.layout import check_layout, check_version
-from r3mem.memory.states import MemoryState, Segments, slots_needed
+from r3mem.memory.states import slots_needed
 from r3mem.plain_data.by_content import ByContent
 from r3mem.plain_data.seal import check_sealed
 from r3mem.plain_data.tensor_file import read_whole, write_whole
-
-__all__ = ["Memory", "MemoryState", "Segments", "side_by_side", "slots_needed"]
 
 #: Format 1 had no digest, and did not say which adapters and weights wrote.
 FORMAT = 2

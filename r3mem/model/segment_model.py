@@ -340,8 +340,7 @@ class SegmentModel(RatioModel):
                 model cannot work.
         """
         with self.at_ratio_of(memory):
-            self.check(memory)
-            self._reader().check_readable(memory)
+            self._checked(memory).check_readable(memory)
             if reach == "state":
                 return self._unpacking().state(memory, self)
             if reach != "records":
@@ -357,13 +356,16 @@ class SegmentModel(RatioModel):
         Raises:
             FingerprintError: Names what differs.
         """
+        self._checked(memory)
+
+    def _checked(self, memory: Memory) -> Reader:
+        """What checks more of a memory that this model made; its fingerprint is made once for all checks."""
         check_whole(memory)
         if memory.ratio != self.ratio:
             self._refuse_ratio(memory)
-        self._reader().check(memory)
-
-    def _reader(self) -> Reader:
-        return Reader(self.compressor, self.fingerprint, self.memory_width, self.backbone.precision)
+        reader = Reader(self.compressor, self.fingerprint, self.memory_width, self.backbone.precision)
+        reader.check(memory)
+        return reader
 
     def _refuse_ratio(self, memory: Memory) -> NoReturn:
         """Say what to do with a memory of another ratio, or what else is other than where it was written."""
@@ -389,5 +391,4 @@ class SegmentModel(RatioModel):
             FingerprintError: It was written by another compressor, or by other settings.
             InputError: It is stored in another precision.
         """
-        self.check(memory)
-        self._reader().check_goes_on(memory, precision)
+        self._checked(memory).check_goes_on(memory, precision)

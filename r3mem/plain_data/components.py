@@ -97,6 +97,8 @@ def _described(component: Any, path_of: Callable[[type], str]) -> Description:
         if not hasattr(component, name):
             raise ConfigError(f"{cls.__qualname__} cannot be saved: store its argument {name!r} as self.{name}")
         arguments[name] = _plain(getattr(component, name), f"{cls.__qualname__}.{name}", path_of)
+    if path_of is first_path:  # Arguments that are gone do not rename what does without them.
+        arguments = {**removed_arguments(cls), **arguments}
     return {"class_path": path_of(cls), "init_args": arguments}
 
 

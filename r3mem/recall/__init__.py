@@ -1,4 +1,4 @@
-"""What turns streams into text: decoders and their text sides, read-out, corrections, prior."""
+"""What turns streams into text: decoders and their text sides, read-out, corrections."""
 
 from r3mem.recall.autoregressive import AutoregressiveDecoder
 from r3mem.recall.base import Decoder, Proof, Speller, TextSide

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from r3mem.memory import Segments
 from r3mem.memory.masks import token_mask
-from r3mem.plain_data.components import Description, identity, removed_arguments
+from r3mem.plain_data.components import Description, identity
 from r3mem.recall.base import Decoder, TextSide
 from r3mem.recall.readout import NearestToken
 from r3mem.recall.text_table import TextTable
@@ -100,9 +100,8 @@ class ExactText(TextSide, nn.Module):
         """The stack and its weights, however its gradients are computed. See :meth:`TextSide.identity`."""
         stack = identity(self.stack)
         stack["init_args"].pop("invertible_backward", None)
-        for kind, coupling in zip(self.stack.couplings, stack["init_args"].get("couplings", []), strict=False):
-            # Arguments that came later do not rename the stacks that do without them, nor do those that went.
-            coupling["init_args"] |= removed_arguments(type(kind))
+        for coupling in stack["init_args"].get("couplings", []):
+            # Arguments that came later do not rename the stacks that do without them.
             for name, unset in (("token_dims", None), ("block", None), ("amplitude", 1.0)):
                 if coupling["init_args"].get(name, 0) == unset:
                     del coupling["init_args"][name]

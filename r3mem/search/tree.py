@@ -123,6 +123,8 @@ class TreeSearch:
         depth = max(len(memory.levels) for memory in memories)
         if level is not None and not 0 <= whole_number(level, "level") < depth:
             raise InputError(f"level {level} is not there: these trees have {depth}, 0 to {depth - 1}")
+        if self.by != "words":
+            self._check_fits(memories, query)
         if self._tree_words is None:
             found = self._likelihoods(memories, query, level, k, {})
         else:
@@ -142,25 +144,29 @@ class TreeSearch:
         self, memories: Sequence[TreeMemory], query: str, level: int | None, k: int, words: Scored
     ) -> Scored:
         """Log-likelihoods of the nodes that the way down ends at, and of the best by words."""
-        template, tokenizer = QueryTemplate(self.template), self.model.backbone.tokenizer
-        given = template.given(tokenizer)
-        asked = given + template.scored(tokenizer, query)
-        self._check_fits(memories, query, len(asked))
+        asked, given = self._asked(query)
         width = max(self.beam, k)
         ends = {(d, i) for d, memory in enumerate(memories) for i in memory.ends(level)}
         front = [(d, i) for d, memory in enumerate(memories) for i in memory.children(None)]
         found: Scored = {}
         while front:
-            scored = {(hit.document, hit.node): hit.score for hit in self._scored(memories, front, asked, len(given))}
+            scored = {(hit.document, hit.node): hit.score for hit in self._scored(memories, front, asked, given)}
             found |= {at: score for at, score in scored.items() if at in ends}
             inner = [at for at, _ in _best_first(scored)[:width] if at not in ends]
             front = [(d, child) for d, i in inner for child in memories[d].children(i)]
         missed = [at for at, _ in _best_first(words)[:width] if at not in found]
-        extra = self._scored(memories, missed, asked, len(given))
+        extra = self._scored(memories, missed, asked, given)
         return found | {(hit.document, hit.node): hit.score for hit in extra}
 
-    def _check_fits(self, memories: Sequence[TreeMemory], query: str, n_asked: int) -> None:
+    def _asked(self, query: str) -> tuple[list[int], int]:
+        """Token ids of a query in its template, and how many of them are the template's."""
+        template, tokenizer = QueryTemplate(self.template), self.model.backbone.tokenizer
+        given = template.given(tokenizer)
+        return given + template.scored(tokenizer, query), len(given)
+
+    def _check_fits(self, memories: Sequence[TreeMemory], query: str) -> None:
         """Refuse a query that does not fit behind the largest memory of a level, before anything is read."""
+        n_asked = len(self._asked(query)[0])
         largest: dict[int, Memory] = {}
         for memory in memories:
             for level in memory.levels:
