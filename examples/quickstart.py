@@ -13,9 +13,11 @@ import math
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import time
 import warnings
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -189,16 +191,19 @@ def table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> N
 
 
 def write(path: Path | None, rows: list[dict[str, Any]], **more: Any) -> None:
-    """Write the figures, with what they were measured on, if a file was asked for."""
+    """Write the figures, with what they were measured on, if a file was asked for. Nothing is drawn, so no seed."""
     if path is None:
         return
     command = shlex.join(["python", *sys.argv])
     made_on = {
         "machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
     }  # fmt: skip
+    asked = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    about = {"command": command, "commit": commit, "date": date.today().isoformat(), "hardware": made_on}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"command": command, "hardware": made_on, "rows": rows, **more}, indent=1) + "\n")
+    path.write_text(json.dumps({**about, "rows": rows, **more}, indent=1) + "\n")
     console.print(f"written: {path}")
 
 

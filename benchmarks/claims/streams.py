@@ -85,11 +85,11 @@ def main() -> None:
         with backbone.head_apart():
             written = compressor(backbone, piece, state)
         own = MemoryState(written.slots_BKD, piece.lengths_B, OFFERED)
-        total, count = forward_nll(written.scores, piece, piece.lengths_B > 0)
         before, state = state, compressor.next_state(backbone, state, own)
-        spent = time.perf_counter() - began
         if before is None or (at // args.segment) % args.compare_every:
             continue
+        total, count = forward_nll(written.scores, piece, piece.lengths_B > 0)
+        spent = time.perf_counter() - began
         last = Segments.pad([ids[max(0, at - args.slots) : at + args.segment]])
         rows.append({
             "position": at, "nll_nothing": mean(piece, args.segment), "nll_state": float(total / count),

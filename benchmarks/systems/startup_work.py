@@ -2,7 +2,7 @@
 
 It uses nothing but what every version of the package has had, and prints one line of JSON::
 
-    python -m benchmarks.systems.startup_work '{"texts": ["a", "b"], "counts": [2], "pieces": 2, ...}'
+    PYTHONPATH=CHECKOUT python benchmarks/systems/startup_work.py ORDER.json
 """
 
 from __future__ import annotations
