@@ -12,7 +12,7 @@ from datamodules.pair_batch import EMPTY_ROW, NO_IDS, Ids, PairBatch, PairRow, c
 from datamodules.pair_sampler import RowDraw
 from datamodules.tree_shape import TreeShape
 from datamodules.tree_store import StoredNode, TreeStore
-from r3mem.hierarchy import Document, MemoryTree
+from r3mem.hierarchy import Document, SegmentTree
 
 
 class TreeCorpus(Corpus[TreeStore], Sequence[Document]):
@@ -26,7 +26,7 @@ class TreeCorpus(Corpus[TreeStore], Sequence[Document]):
     def __iter__(self) -> Iterator[Document]:
         return (self[document] for document in range(len(self)))
 
-    def tree(self, document: int) -> MemoryTree:
+    def tree(self, document: int) -> SegmentTree:
         """The tree of a document."""
         store, own = self.locate(document)
         return store.tree(own)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from r3mem.errors import ConfigError
-from r3mem.hierarchy import Hierarchy, MemoryTree
+from r3mem.hierarchy import Hierarchy, SegmentTree
 
 UPWARDS_OR_BEFORE = "its parent, one of its parent's parents, or the segment before it on a one-level hierarchy"
 
@@ -57,7 +57,7 @@ class TreeShape:
         """``level_T`` of a row; see :meth:`sources`."""
         return [0] * segments if self.n_levels == 1 else list(range(self.n_levels))
 
-    def take(self, tree: MemoryTree, hierarchy: Hierarchy) -> None:
+    def take(self, tree: SegmentTree, hierarchy: Hierarchy) -> None:
         """Learn from a tree.
 
         Args:

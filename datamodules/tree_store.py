@@ -22,7 +22,7 @@ from datamodules.record_reader import MappedDocument, RecordReader
 from datamodules.sources import Source
 from datamodules.store import DocumentStore, StoreWriter, text_digest
 from datamodules.tree_shape import TreeShape
-from r3mem.hierarchy import Document, Hierarchy, MemoryTree, Mention, Node, Part, Question
+from r3mem.hierarchy import Document, Hierarchy, Mention, Node, Part, Question, SegmentTree
 from r3mem.plain_data.components import identity
 from r3mem.plain_data.query_template import QueryTemplate
 
@@ -77,7 +77,7 @@ class TreeStore(DocumentStore):
             inside=frozenset(self.inside[document].tolist()),
         )
 
-    def tree(self, document: int) -> MemoryTree:
+    def tree(self, document: int) -> SegmentTree:
         """The tree of a document."""
         mentions = self._about(document)["node_mentions"]
         nodes = [
@@ -86,7 +86,7 @@ class TreeStore(DocumentStore):
             )
             for i, (start, end, level, parent, *_) in enumerate(self.nodes[document].reshape(-1, len(NODE)).tolist())
         ]
-        return MemoryTree(self.document(document), nodes)
+        return SegmentTree(self.document(document), nodes)
 
     def origin(self, document: int) -> str:
         """See :meth:`DocumentStore.origin`."""

@@ -17,7 +17,7 @@ from r3mem.memory import MemoryState, Segments
 from r3mem.model import R3Mem, Step
 from r3mem.objectives import Need, StepContext, Streams, Term
 from r3mem.plain_data.query_template import QueryTemplate
-from r3mem.recall.exact_text import ExactText
+from r3mem.recall.stack_codec import StackCodec
 from r3mem.reversible import Decoder
 
 #: ``(sum, count)`` of every term, one for each place where it was computed.
@@ -101,10 +101,10 @@ class BatchPass(ABC):
         """What follows from a segment and its own memory alone."""
         parts: dict[Need, Callable[[], Any]] = {
             Need.MEMORY: lambda: step.state,
-            Need.SPELLING: lambda: self.model.spelling(text, step.state),
+            Need.RECONSTRUCTION: lambda: self.model.reconstruct(text, step.state),
         }
         if self.model.decoder.reversible:
-            parts[Need.STREAMS] = lambda: Streams(cast(ExactText, self.model.exact), step.slots_BKD, step.residual_BND)
+            parts[Need.STREAMS] = lambda: Streams(cast(StackCodec, self.model.codec), step.slots_BKD, step.residual_BND)
         return parts
 
 
@@ -119,7 +119,7 @@ def check_streams(terms: Iterable[Term], decoder: Decoder) -> None:
         raise ConfigError(
             f"the objective has a weight for {', '.join(wrong)}, but {type(decoder).__name__} moves no text into the "
             "memory that could be run backward: take the term out of the objective, and add "
-            "r3mem.objectives.Autoencode, which trains the backbone to spell the text out"
+            "r3mem.objectives.Autoencode, which trains the backbone to reconstruct the text"
         )
 
 

@@ -113,6 +113,9 @@ class Parser(LightningArgumentParser):
             where = f" in {place[1]} ({owner})" if place and owner else ""
             known = _names_of_class(owner) if owner else _names_of_parser(self)
             wrong = name.split(".")[0 if owner else -1]
+            renamed = getattr(pydoc.locate(owner), "renamed_arguments", {}) if owner else {}
+            if wrong in renamed:
+                return f"setting {wrong!r}{where} is called {renamed[wrong]!r} now"
             near = difflib.get_close_matches(wrong, [n.rpartition(".")[2] for n in known], n=1)
             advice = f"did you mean {near[0]!r}?" if near else "remove it or correct its name"
             if not near and owner and known:

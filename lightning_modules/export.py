@@ -15,7 +15,7 @@ from lightning_modules.run_settings import SETTINGS
 from lightning_modules.whole_checkpoints import read_whole
 from r3mem.errors import ConfigError, InputError
 from r3mem.hierarchy import Flat
-from r3mem.plain_data.components import without_removed
+from r3mem.plain_data.components import of_this_version
 
 
 def export(checkpoint: Path, out: Path, config: Path | None = None) -> None:
@@ -66,7 +66,7 @@ def _build(path: Path) -> MemoryModule:
     given = _of_this_version(settings)
     if isinstance(given["model"], dict):
         # What only training reads is not built: neither terms of the objective nor the weights that it began with.
-        kept = without_removed(MemoryModule, given["model"])
+        kept = of_this_version(MemoryModule, given["model"])
         given["model"] = {key: value for key, value in kept.items() if key not in ("objective", "start_from")}
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_lightning_class_args(MemoryModule, "model")
@@ -102,5 +102,5 @@ def _of_this_version(settings: Any) -> Any:
         except pydoc.ErrorDuringImport:
             cls = None  # The parser says what is wrong with it.
         if isinstance(cls, type):
-            made["init_args"] = without_removed(cls, arguments)
+            made["init_args"] = of_this_version(cls, arguments)
     return made

@@ -26,7 +26,7 @@ from lightning_modules.token_metrics import PAIR_TERMS, EvaluationMetrics
 from r3mem.memory import MemoryState, Segments
 from r3mem.objectives import Candidates, Need, Reading, Span, StepContext, Term, log_likelihood, needs_of, ready
 
-SEGMENT = Need.MEMORY | Need.SPELLING | Need.STREAMS | Need.SCORES
+SEGMENT = Need.MEMORY | Need.RECONSTRUCTION | Need.STREAMS | Need.SCORES
 QUERIES = Need.MEMORY | Need.QUERY | Need.EXPANSION
 
 

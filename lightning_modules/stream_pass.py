@@ -18,7 +18,7 @@ from r3mem.backbone.next_tokens import Scores
 from r3mem.memory import MemoryState, Segments
 from r3mem.objectives import Need, Reading, Span, StepContext, Term, forward_nll, needs_of, ready
 
-SEGMENT = Need.MEMORY | Need.SPELLING | Need.STREAMS | Need.SCORES | Need.TEACHER | Need.QUERY
+SEGMENT = Need.MEMORY | Need.RECONSTRUCTION | Need.STREAMS | Need.SCORES | Need.TEACHER | Need.QUERY
 
 
 class StreamPass(BatchPass):
@@ -98,7 +98,7 @@ class StreamPass(BatchPass):
                     nothing=forward_nll(self.model.scores(text), text, rows_B),
                     full=forward_nll(full[t], text, rows_B),
                 )
-            read, _ = self.model.exact.read(step.state.slots_BKD, text.lengths_B, text.ids_BN.shape[1])
+            read, _ = self.model.codec.read(step.state.slots_BKD, text.lengths_B, text.ids_BN.shape[1])
             metrics.words(read, text)
             state = keep_ended(state, self.model.compressor.next_state(self.model.backbone, state, step.state))
         return metrics.named(len(texts) > 1)

@@ -21,7 +21,7 @@ from datamodules.record_reader import MappedDocument
 from datamodules.sources import open_source
 from r3mem import InputError, Memory, R3Mem, Segments
 from r3mem.backbone.evaluation_mode import evaluating
-from r3mem.hierarchy import Document, MemoryTree, Mention
+from r3mem.hierarchy import Document, Mention, SegmentTree
 from r3mem.memory.states import joined
 from r3mem.memory.tree_memory import TreeMemory
 from r3mem.metrics import EntityRecall, MeanReciprocalRank, RecallAtK, RetainedGain
@@ -161,7 +161,7 @@ class Asked:
         self, model: R3Mem, document: Document, memory: TreeMemory, leaves: int | None, draw: random.Random
     ) -> None:
         self.memory = memory
-        self.tree: MemoryTree = model.hierarchy.build(document)
+        self.tree: SegmentTree = model.hierarchy.build(document)
         self.leaves = memory.leaves
         queries = [model.hierarchy.queries(self.tree, i) for i in self.leaves]
         #: The distinct mentions of each leaf, joined by commas; empty for one without.

@@ -1,4 +1,4 @@
-"""The baseline of ``recall.py``: the language model spells a segment out from its virtual tokens (ICAE, 2307.06945).
+"""The baseline of ``recall.py``: the language model reconstructs a segment from its virtual tokens (ICAE, 2307.06945).
 
 Shape legend: B batch, N text tokens.
 """
@@ -15,7 +15,7 @@ from benchmarks.parts import training
 from benchmarks.parts.harness import documents, name_of
 from r3mem import Backbone, R3Mem, Segments
 from r3mem.hierarchy import Flat
-from r3mem.objectives import spelling_nll
+from r3mem.objectives import reconstruction_nll
 from r3mem.reversible import AutoregressiveDecoder
 
 SEGMENT = 256
@@ -23,7 +23,7 @@ BATCH = 4
 
 
 def autoregressive_rows(args: argparse.Namespace, ratio: int) -> list[dict[str, Any]]:
-    """Train virtual tokens and adapters to spell segments out; teacher-forced and free-running on held-out segments.
+    """Train virtual tokens and adapters to reconstruct segments; teacher-forced and free-running on held-out segments.
 
     Args:
         args: ``text``, ``decoder_tokens`` (training budget), ``backbone``, ``dtype``, ``seed``.
@@ -48,7 +48,7 @@ def autoregressive_rows(args: argparse.Namespace, ratio: int) -> list[dict[str, 
 
     def loss(step: int, ids_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         text = Segments.whole(ids_BN)
-        total, count = spelling_nll(model.spelling(text, model.step(text, logits=False).state), text)
+        total, count = reconstruction_nll(model.reconstruct(text, model.step(text, logits=False).state), text)
         return total / count, total / count
 
     steps = max(1, args.decoder_tokens // (BATCH * SEGMENT))
@@ -63,9 +63,9 @@ def autoregressive_rows(args: argparse.Namespace, ratio: int) -> list[dict[str, 
 @torch.no_grad()
 def _scores(model: R3Mem, rows: list[list[int]]) -> dict[str, float]:
     text = Segments.pad(rows)
-    spelt = model.spelling(text, model.step(text, logits=False).state)
-    assert spelt.opening_BV is not None and spelt.logits_BNV is not None
-    forced_BN = torch.cat([spelt.opening_BV[:, None], spelt.logits_BNV[:, :-1]], 1).argmax(-1)
+    reconstructed = model.reconstruct(text, model.step(text, logits=False).state)
+    assert reconstructed.opening_BV is not None and reconstructed.logits_BNV is not None
+    forced_BN = torch.cat([reconstructed.opening_BV[:, None], reconstructed.logits_BNV[:, :-1]], 1).argmax(-1)
     memories = model.retain(rows)
     tokens, wrong = text.ids_BN.numel(), [sum(memory.wrong) for memory in memories]
     return {

@@ -26,7 +26,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def segments_of(path: str, model: R3Mem, most: int, seed: int) -> list[list[int]]:
+def held_out_segments(path: str, model: R3Mem, most: int, seed: int) -> list[list[int]]:
     """Whole segments of a kind of text; ``random`` draws tokens uniformly from the vocabulary."""
     if path == "random":
         draw = torch.Generator().manual_seed(seed)
@@ -53,7 +53,7 @@ def inverse_rows(model: R3Mem, rows: list[list[int]], seed: int) -> list[dict[st
                             p.normal_(
                                 std=1 / math.sqrt(p.shape[-1]), generator=torch.Generator().manual_seed(len(name))
                             )
-                    u_BND = model.exact.stream(text).to(dtype)
+                    u_BND = model.codec.stream(text).to(dtype)
                     v_BKD = torch.randn(len(u_BND), slots_needed(u_BND.shape[1], ratio), width, dtype=dtype)
                     residual_BND, memory_BKD = stack.retain(u_BND, v_BKD, text.lengths_B)
                     back_BND, _ = stack.recall(memory_BKD, text.lengths_B, u_BND.shape[1], residual_BND)
@@ -83,7 +83,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for path in track([*args.text, *([] if "random" in args.text else ["random"])], "recall", console=console):
         text = name_of(path)
-        kept = segments_of(path, model, args.segments, args.seed)
+        kept = held_out_segments(path, model, args.segments, args.seed)
         for ratio in args.ratio:
             try:
                 model.set_ratio(ratio)
@@ -94,7 +94,7 @@ def main() -> None:
                 rows.append(recall_row(model, text, kept if ratio == first else kept[: args.curve_segments], precision))
     table(f"Recall of {SEGMENT}-token segments", rows, COLUMNS)
     model.set_ratio(first)
-    inverse = inverse_rows(model, segments_of("random", model, 4, args.seed), args.seed)
+    inverse = inverse_rows(model, held_out_segments("random", model, 4, args.seed), args.seed)
     table("Inverse with residual", inverse, ("coupling", "couplings", "dtype", "relative_error", "memory_moved"))
     decoder = []
     if args.decoder_tokens:

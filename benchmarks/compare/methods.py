@@ -14,7 +14,6 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks.compare.no_words import NoWords
 from benchmarks.parts.harness import ROOT
 from r3mem import Backbone, ConfigError, InputError, R3Mem
 from r3mem.compressors import Compressor
@@ -23,7 +22,7 @@ from r3mem.hierarchy import Flat
 from r3mem.memory import slots_needed
 from r3mem.objectives import Term
 from r3mem.plain_data.components import build
-from r3mem.reversible import Decoder, ReversibleStack
+from r3mem.reversible import Decoder
 
 FOLDER = ROOT / "configs" / "model"
 # The reader that sees the raw text: the upper reference, no file.
@@ -112,17 +111,14 @@ def compressor_of(
 
 
 def decoder_of(name: str, backbone: Backbone, ratio: int) -> Decoder:
-    """What stands between a method's text and memory; words in the slots are ours, no peer's or control's.
+    """What stands between a method's text and memory, as its file says: words in the slots are ours alone.
 
     Args:
         name: One of :func:`methods`.
         backbone: As in :func:`compressor_of`.
         ratio: As in :func:`compressor_of`.
     """
-    made = build(_parts(name, backbone, ratio, {})["decoder"], Decoder)
-    if isinstance(made, ReversibleStack) and group_of(name) in ("peer", "control"):
-        return ReversibleStack([NoWords(ratio)])
-    return cast(Decoder, made)
+    return cast(Decoder, build(_parts(name, backbone, ratio, {})["decoder"], Decoder))
 
 
 def model_of(name: str, backbone: Backbone, ratio: int, longest: int = 512, **options: Any) -> R3Mem:

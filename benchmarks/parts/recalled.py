@@ -26,7 +26,7 @@ def recall_row(model: R3Mem, text: str, rows: list[list[int]], precision: Any, b
             bare = copy.copy(memory)
             bare.corrections = [b""] * len(memory.corrections)
             lengths_T = bare.lengths_T.to(model.backbone.device)
-            words, _ = model.exact.read(model.state(bare).slots_BKD, lengths_T, len(ids))
+            words, _ = model.codec.read(model.state(bare).slots_BKD, lengths_T, len(ids))
             wrong = int((words.ids_BN[0].cpu() != torch.tensor(ids)).sum())
             exact += wrong == 0
             right += len(ids) - wrong

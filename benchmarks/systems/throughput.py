@@ -70,16 +70,16 @@ def speed_rows(model: R3Mem, ids: list[int], args: Any) -> list[dict[str, Any]]:
     stored = model.stored(state.slots_BKD, "float16")
     # What is beyond the stack's width rides along.
     stack_BKD = state.slots_BKD[..., : model.backbone.width]
-    proofs = model.exact.prove(text, dequantise(stored, model.decoder.rotation_DD))
+    records = model.codec.recall_records(text, dequantise(stored, model.decoder.rotation_DD))
 
     def stack_retain() -> None:
-        model.decoder.retain(model.exact.stream(text), model.decoder.exclusive(slots_BKD), text.lengths_B)
+        model.decoder.retain(model.codec.stream(text), model.decoder.project_off_share(slots_BKD), text.lengths_B)
 
     def stack_recall() -> None:
         model.decoder.recall(stack_BKD, text.lengths_B, SEGMENT)
 
     def to_ids() -> None:
-        model.exact.recall(dequantise(stored, model.decoder.rotation_DD), text.lengths_B, proofs)
+        model.codec.recall(dequantise(stored, model.decoder.rotation_DD), text.lengths_B, records)
 
     paths: dict[str, Callable[[], Any]] = {
         "plain forward pass, with logits": plain,

@@ -41,7 +41,7 @@ from r3mem.backbone.one_pass import Pass, heads_apart, output_logits, run_pass
 from r3mem.backbone.packing import PROBED_TOKENS, check_packing
 from r3mem.backbone.pass_masks import PassMasks
 from r3mem.backbone.prefix import Prefix
-from r3mem.backbone.structure import decoder_layers, digest, plain_head
+from r3mem.backbone.structure import backbone_digest, decoder_layers, plain_head
 from r3mem.backbone.thread_hooks import make_safe
 from r3mem.errors import ConfigError, InputError
 from r3mem.errors.whole_numbers import whole_setting
@@ -153,7 +153,7 @@ class Backbone(Switched):
         self.lora_targets, self.lora_dropout = lora_targets, lora_dropout
         model.requires_grad_(False)
         # The digest must be of the base, before adapters rename its modules.
-        self._fingerprint = digest(model, tokenizer)
+        self._fingerprint = backbone_digest(model, tokenizer)
         self._signature = frozenset(inspect.signature(model.forward).parameters)
         self.layers = decoder_layers(model)
         self.adapter_switch = AdapterSwitch()

@@ -77,7 +77,7 @@ def plain_head(model: PreTrainedModel, run: Callable[[], Tensor | None]) -> nn.L
     return found if torch.equal(logits.to(expected.dtype), expected) else None
 
 
-def digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+def backbone_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """A short digest of the architecture, a sample of every weight, and the vocabulary; adapters do not count.
 
     Weights count in bfloat16, so that a model is the same in float32: it reads the memories of either precision, and

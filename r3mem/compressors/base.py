@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from r3mem.backbone.next_tokens import Scores, logits_of
 from r3mem.backbone.prefix import Prefix
 from r3mem.compressors.ratio_in_force import in_force
 from r3mem.errors import ConfigError
+from r3mem.errors.renamed import refuse_old_methods
 from r3mem.errors.whole_numbers import whole_setting
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.plain_data.by_content import ByContent
@@ -61,6 +62,10 @@ class Compressor(Switched, ABC):
     accumulates: ClassVar[bool] = False
     state_settings: ClassVar[tuple[str, ...]] = ("ratio",)
     reading_settings: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        refuse_old_methods(cls, spell="read_to_reconstruct")
 
     def __init__(self, ratio: int) -> None:
         super().__init__()
@@ -154,8 +159,8 @@ class Compressor(Switched, ABC):
         """
         return None
 
-    def spell(self, memory: MemoryState) -> Prefix:
-        """Turn a memory into what the backbone reads where it is to spell out the text behind it; as `read` here."""
+    def read_to_reconstruct(self, memory: MemoryState) -> Prefix:
+        """Turn a memory into what the backbone reads where it is to reconstruct the text behind it; as `read` here."""
         return self.read(memory)
 
     def reading(self, backbone: Backbone) -> AbstractContextManager[None]:

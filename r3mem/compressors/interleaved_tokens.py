@@ -30,11 +30,13 @@ from torch.nn.functional import pad
 from r3mem.backbone import Backbone
 from r3mem.backbone.prefix import Prefix
 from r3mem.compressors.base import Written
-from r3mem.compressors.parts.accumulation import Accumulates, check_most
+from r3mem.compressors.parts.accumulation import Accumulates, check_max_slots
 from r3mem.compressors.parts.soft_prompt import soft_prompt
+from r3mem.errors.renamed import renamed_arguments
 from r3mem.memory import MemoryState, Segments
 
 
+@renamed_arguments(most="max_slots")
 class InterleavedTokens(Accumulates):
     """A slot behind each ``ratio`` tokens, which starts as the first of them; segments are read side by side.
 
@@ -50,18 +52,18 @@ class InterleavedTokens(Accumulates):
     Each segment is written by itself and read as if it were the only one: the same places, and no segment sees another
     (as the windows of Parallel Context Windows, 2212.10947, are read). So a history of any number of segments stays
     within the distances of one, which a model was trained on. The price: a reader is not told which segment came first.
-    What is kept grows with the history, as does the cost of reading it, until ``most``.
+    What is kept grows with the history, as does the cost of reading it, until ``max_slots``.
 
     Args:
         width: D, width of the backbone.
         ratio: Text tokens per virtual token.
-        most: Slots that a state holds at most; beyond it the oldest are dropped.
+        max_slots: Slots that a state holds at most; beyond it the oldest are dropped.
     """
 
-    def __init__(self, width: int, ratio: int = 16, most: int = 512) -> None:
+    def __init__(self, width: int, ratio: int = 16, max_slots: int = 512) -> None:
         super().__init__(ratio)
-        check_most(most)
-        self.width, self.most = width, most
+        check_max_slots(max_slots)
+        self.width, self.max_slots = width, max_slots
         self.write_D = nn.Parameter(torch.zeros(width))
 
     @property

@@ -1,6 +1,9 @@
 """SEAM 3: hierarchies, document to tree of segments."""
 
-from r3mem.hierarchy.base import Hierarchy, MemoryTree, Node
+from typing import TYPE_CHECKING
+
+from r3mem.errors.renamed import old_names
+from r3mem.hierarchy.base import Hierarchy, Node, SegmentTree
 from r3mem.hierarchy.document import Document, Mention, Part, Question
 from r3mem.hierarchy.entities import Annotations, EntityFinder
 from r3mem.hierarchy.flat import Flat
@@ -25,7 +28,6 @@ __all__ = [
     "Lead",
     "Level",
     "Levelled",
-    "MemoryTree",
     "Mention",
     "MultiLevel",
     "NoQuery",
@@ -34,7 +36,11 @@ __all__ = [
     "QueryBuilder",
     "Question",
     "Refined",
+    "SegmentTree",
     "Segmenter",
     "Structure",
     "Title",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, MemoryTree="SegmentTree")

@@ -31,7 +31,7 @@ class Node:
 
 
 @dataclass
-class MemoryTree:
+class SegmentTree:
     """The segments of one document, parents before children.
 
     Attributes:
@@ -87,7 +87,7 @@ class Hierarchy(ABC):
         return [None]
 
     @abstractmethod
-    def build(self, document: Document) -> MemoryTree:
+    def build(self, document: Document) -> SegmentTree:
         """The tree of a document.
 
         Args:
@@ -95,7 +95,7 @@ class Hierarchy(ABC):
         """
 
     @abstractmethod
-    def source(self, tree: MemoryTree, index: int) -> int | None:
+    def source(self, tree: SegmentTree, index: int) -> int | None:
         """Which node's memory a segment is compressed with: an index before its own, or None for nothing.
 
         Args:
@@ -111,7 +111,7 @@ class Hierarchy(ABC):
         """
         return False
 
-    def queries(self, tree: MemoryTree, index: int) -> list[str]:
+    def queries(self, tree: SegmentTree, index: int) -> list[str]:
         """Short texts that name a segment, best first; may be empty.
 
         Args:

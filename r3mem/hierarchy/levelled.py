@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from r3mem.errors import ConfigError, InputError
-from r3mem.hierarchy.base import Hierarchy, MemoryTree, Node
+from r3mem.hierarchy.base import Hierarchy, Node, SegmentTree
 from r3mem.hierarchy.document import Document
 from r3mem.hierarchy.entities import Annotations, EntityFinder
 from r3mem.hierarchy.levels import Level
@@ -73,7 +73,7 @@ class Levelled(Hierarchy):
         """Names of the levels, coarsest first."""
         return [level.name for level in self.levels]
 
-    def build(self, document: Document) -> MemoryTree:
+    def build(self, document: Document) -> SegmentTree:
         """See :meth:`Hierarchy.build`.
 
         Raises:
@@ -84,7 +84,7 @@ class Levelled(Hierarchy):
                 f"{type(self).__name__} cuts texts, and this document has token ids alone: make it with "
                 "Document.of(text, tokenizer), or use Flat"
             )
-        tree = MemoryTree(document)
+        tree = SegmentTree(document)
         above: list[tuple[int | None, int, int]] = [(None, 0, len(document.ids))] if document.ids else []
         mentions = self._mentions(document)
         for depth, level in enumerate(self.levels):
@@ -104,7 +104,7 @@ class Levelled(Hierarchy):
         asked = bool(document.ids) and any(level.query is not None for level in self.levels)
         return self.entities.read(document) if asked else None
 
-    def queries(self, tree: MemoryTree, index: int) -> list[str]:
+    def queries(self, tree: SegmentTree, index: int) -> list[str]:
         """What the level's query builder says, then the document's questions with a span that lies in the segment.
 
         Args:

@@ -10,7 +10,7 @@ from bisect import bisect_right
 
 from r3mem.errors import ConfigError
 from r3mem.errors.whole_numbers import whole_setting
-from r3mem.hierarchy.base import MemoryTree, Node
+from r3mem.hierarchy.base import Node, SegmentTree
 from r3mem.hierarchy.entities import Annotations
 from r3mem.plain_data.components import Component
 
@@ -19,7 +19,7 @@ class QueryBuilder(Component, ABC):
     """Makes queries for segments of one level."""
 
     @abstractmethod
-    def queries(self, tree: MemoryTree, node: Node, found: Annotations) -> list[str]:
+    def queries(self, tree: SegmentTree, node: Node, found: Annotations) -> list[str]:
         """Short texts that name a segment, best first; may be empty.
 
         Args:
@@ -32,7 +32,7 @@ class QueryBuilder(Component, ABC):
 class NoQuery(QueryBuilder):
     """Names no segment: only questions that the data set brings are used."""
 
-    def queries(self, tree: MemoryTree, node: Node, found: Annotations) -> list[str]:
+    def queries(self, tree: SegmentTree, node: Node, found: Annotations) -> list[str]:
         """See :meth:`QueryBuilder.queries`."""
         return []
 
@@ -49,7 +49,7 @@ class Lead(QueryBuilder):
             raise ConfigError(f"tokens {tokens} is not possible; a lead holds at least one")
         self.tokens = tokens
 
-    def queries(self, tree: MemoryTree, node: Node, found: Annotations) -> list[str]:
+    def queries(self, tree: SegmentTree, node: Node, found: Annotations) -> list[str]:
         """See :meth:`QueryBuilder.queries`."""
         document = tree.document
         start, end = tree.chars(node)
@@ -65,7 +65,7 @@ class Title(Lead):
         tokens: Tokens of the lead.
     """
 
-    def queries(self, tree: MemoryTree, node: Node, found: Annotations) -> list[str]:
+    def queries(self, tree: SegmentTree, node: Node, found: Annotations) -> list[str]:
         """See :meth:`QueryBuilder.queries`."""
         return _lines([tree.document.title]) or super().queries(tree, node, found)
 
@@ -73,7 +73,7 @@ class Title(Lead):
 class KeySentence(QueryBuilder):
     """The sentence of the segment with the most entity mentions, of several the earliest."""
 
-    def queries(self, tree: MemoryTree, node: Node, found: Annotations) -> list[str]:
+    def queries(self, tree: SegmentTree, node: Node, found: Annotations) -> list[str]:
         """See :meth:`QueryBuilder.queries`."""
         start, end = tree.chars(node)
         begins = [start, *(begin for begin in found.sentences_in(start, end) if begin > start)]
@@ -89,7 +89,7 @@ class KeySentence(QueryBuilder):
 class EntityMentions(QueryBuilder):
     """The distinct entity mentions of the segment, in order of appearance, joined by commas."""
 
-    def queries(self, tree: MemoryTree, node: Node, found: Annotations) -> list[str]:
+    def queries(self, tree: SegmentTree, node: Node, found: Annotations) -> list[str]:
         """See :meth:`QueryBuilder.queries`."""
         names = _lines([tree.document.text[mention.start : mention.end] for mention in node.mentions])
         return [", ".join(dict.fromkeys(names))] if names else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from r3mem.hierarchy.base import MemoryTree
+from r3mem.hierarchy.base import SegmentTree
 from r3mem.hierarchy.levelled import Levelled
 
 
@@ -18,7 +18,7 @@ class Refined(Levelled):
     ```
     """
 
-    def source(self, tree: MemoryTree, index: int) -> int | None:
+    def source(self, tree: SegmentTree, index: int) -> int | None:
         """See :meth:`Hierarchy.source`."""
         node = tree.nodes[index]
         if node.level == 0:

@@ -16,7 +16,7 @@ from r3mem.compressors.ratio_in_force import RATIO_GUARD, AtRatio, having, in_fo
 from r3mem.errors import ConfigError
 from r3mem.errors.whole_numbers import whole_setting
 from r3mem.memory import Memory
-from r3mem.recall.base import TextSide
+from r3mem.recall.base import Codec
 from r3mem.reversible import Decoder
 
 
@@ -26,11 +26,11 @@ class PartsAtRatio(AtRatio):
 
     Attributes:
         decoder: The decoder of that ratio.
-        exact: What reads words off its memories.
+        codec: What reads words off its memories.
     """
 
     decoder: Decoder
-    exact: TextSide
+    codec: Codec
 
 
 class RatioModel(Switched):
@@ -65,17 +65,17 @@ class RatioModel(Switched):
         self._modules["decoder"] = decoder
 
     @property
-    def exact(self) -> TextSide:
+    def codec(self) -> Codec:
         """What reads words off memories, exactly or not at all; inside `at_ratio` that of the calling thread."""
         found = self._in_force
         if found is not None:
-            return found.exact
-        own = self._modules.get("exact")
-        return cast(TextSide, self.__dict__["exact"] if own is None else own)
+            return found.codec
+        own = self._modules.get("codec")
+        return cast(Codec, self.__dict__["codec"] if own is None else own)
 
-    @exact.setter
-    def exact(self, exact: TextSide) -> None:
-        self.__dict__["exact"] = exact
+    @codec.setter
+    def codec(self, codec: Codec) -> None:
+        self.__dict__["codec"] = codec
 
     def set_ratio(self, ratio: int) -> None:
         """Compress at another ratio from now on, in every thread; inside `at_ratio` until its end, in this one.
@@ -92,7 +92,7 @@ class RatioModel(Switched):
         decoder = self.decoder.at_ratio(ratio).train(self.decoder.training)
         with RATIO_GUARD:
             self.decoder = decoder
-            self.exact.use(decoder)
+            self.codec.use(decoder)
             self.compressor.ratio = ratio
 
     @contextmanager
@@ -130,10 +130,10 @@ class RatioModel(Switched):
         now = self._in_force
         if now is None:
             with RATIO_GUARD:
-                # A text side is changed in place when the ratio is set, so that one's own is a copy.
-                now = PartsAtRatio(self.compressor.ratio, self.decoder, self.exact.at(self.decoder))
+                # A codec is changed in place when the ratio is set, so that one's own is a copy.
+                now = PartsAtRatio(self.compressor.ratio, self.decoder, self.codec.at(self.decoder))
         ratio = None if ratio is None else whole_setting(ratio, "ratio", 1)
         if ratio is None or ratio == now.ratio:
             return now
         decoder = now.decoder.at_ratio(ratio).train(now.decoder.training)
-        return PartsAtRatio(ratio, decoder, now.exact.at(decoder))
+        return PartsAtRatio(ratio, decoder, now.codec.at(decoder))

@@ -19,7 +19,7 @@ from r3mem.errors.given_paths import given_path
 from r3mem.hierarchy import Hierarchy
 from r3mem.model.segment_model import SegmentModel
 from r3mem.model.weight_names import WEIGHT_NAMES
-from r3mem.plain_data.components import build, describe, digest, identity
+from r3mem.plain_data.components import build, describe, description_digest, identity
 from r3mem.plain_data.scratch_folder import scratch_beside
 from r3mem.plain_data.seal import RESTORE, check_sealed, read_sealed, sealed, tensors_digest
 from r3mem.plain_data.tensor_file import DAMAGE, read_whole, write_tensors, writing
@@ -44,7 +44,7 @@ def version(model: SegmentModel) -> str:
     parts = {name: identity(getattr(model, name)) for name in ("compressor", "hierarchy")}
     # All weights follow by themselves.
     names = {part: name for part, name in model.fingerprint.items() if part not in WEIGHT_NAMES}
-    return digest({"fingerprint": names, **parts}, own_state(model))
+    return description_digest({"fingerprint": names, **parts}, own_state(model))
 
 
 def own_state(model: SegmentModel) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ import pydoc_data.topics
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +40,17 @@ from r3mem.model.parts import check_fit, check_kinds, default_binding
 from r3mem.model.ratio_model import RatioModel
 from r3mem.model.unpacking import Unpacking, record
 from r3mem.plain_data.by_content import ByContent
-from r3mem.plain_data.components import digest
+from r3mem.plain_data.components import description_digest
 from r3mem.plain_data.lossless_tokens import lossless_ids
-from r3mem.recall.base import Proof
+from r3mem.recall.base import RecallRecord
 from r3mem.reversible import Decoder, ReversibleStack
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+#: Attributes that had other names in earlier versions.
+RENAMED = {"exact": "codec", "spelling": "reconstruct"}
 
 
 @dataclass(eq=False, repr=False)
@@ -108,8 +112,13 @@ class SegmentModel(RatioModel):
         self.level_embedding = nn.Embedding(n_levels, self.memory_width) if n_levels > 1 else None
         if self.level_embedding is not None:
             nn.init.zeros_(self.level_embedding.weight)
-        self.exact = decoder.text_side(backbone, compressor)
+        self.codec = decoder.codec(backbone, compressor)
         self._weight_names = WeightNames()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in RENAMED:
+            raise AttributeError(f"{type(self).__name__}.{name}: {name!r} is called {RENAMED[name]!r} now")
+        return super().__getattr__(name)
 
     @property
     def memory_width(self) -> int:
@@ -128,7 +137,7 @@ class SegmentModel(RatioModel):
         """
         return {
             "backbone": self.backbone.fingerprint,
-            "stack": digest(*self.exact.identity()),
+            "stack": description_digest(*self.codec.identity()),
             "prior": "none",
             "compressor": compressor_name(self.compressor),
             **self._weight_names.of(self.backbone, self.compressor, self.level_embedding, keep=not is_training(self)),
@@ -181,8 +190,8 @@ class SegmentModel(RatioModel):
             scores: Next-token logits that the step is to carry, or what makes them.
         """
         slots_BKD, beyond_BKX = slots_BKW.tensor_split([self.backbone.width], -1)
-        slots_BKD = self.decoder.exclusive(slots_BKD)
-        text_BND = self.exact.stream(text)
+        slots_BKD = self.decoder.project_off_share(slots_BKD)
+        text_BND = self.codec.stream(text)
         residual_BND, memory_BKD = self.decoder.retain(text_BND, slots_BKD, text.lengths_B)
         memory_BKW = torch.cat([memory_BKD, beyond_BKX], -1) if beyond_BKX.shape[-1] else memory_BKD
         return Step(MemoryState(memory_BKW, text.lengths_B, self.ratio), scores, slots_BKD, text_BND, residual_BND)
@@ -200,10 +209,10 @@ class SegmentModel(RatioModel):
         assert scores is not None
         return scores
 
-    def spelling(self, text: Segments, memory: MemoryState) -> Pass:
+    def reconstruct(self, text: Segments, memory: MemoryState) -> Pass:
         """The backbone's pass over the text that a memory is of: logits of every token, the first one's apart."""
         with self.backbone.head_apart():
-            return self._read(text, self.compressor.spell(memory))
+            return self._read(text, self.compressor.read_to_reconstruct(memory))
 
     def _read(self, text: Segments, prefix: Prefix | None) -> Pass:
         with self.compressor.reading(self.backbone):
@@ -286,11 +295,11 @@ class SegmentModel(RatioModel):
         stored = self.stored(step.state.slots_BKD, precision)
         # What is read next is what was stored: to go on from a file changes nothing.
         slots_BKD = dequantise(stored, self.decoder.rotation_DD)
-        proofs = self.exact.prove(text, slots_BKD)
+        records = self.codec.recall_records(text, slots_BKD)
         made, fingerprint = [], self.fingerprint
         for i, length in enumerate(text.lengths_B.tolist()):
             state = MemoryState(slots_BKD[i : i + 1], text.lengths_B[i : i + 1], self.ratio)
-            made.append((state, record(stored, i, length, self.ratio, proofs[i], fingerprint)))
+            made.append((state, record(stored, i, length, self.ratio, records[i], fingerprint)))
         return made
 
     @torch.no_grad()
@@ -310,12 +319,12 @@ class SegmentModel(RatioModel):
             for start in range(0, len(memory.lengths_T), batch):
                 part = slice(start, start + batch)
                 slots_TKD = unpacking.slots(memory, part)
-                proofs = [
-                    Proof(packed, digest, 0)
+                records = [
+                    RecallRecord(packed, digest, 0)
                     for packed, digest in zip(memory.corrections[part], memory.digests[part], strict=True)
                 ]
                 lengths_T = memory.lengths_T[part].to(slots_TKD.device)
-                rows = self.exact.recall(slots_TKD, lengths_T, proofs)
+                rows = self.codec.recall(slots_TKD, lengths_T, records)
                 ids.extend(token for row_N in rows for token in row_N.tolist())
         return ids
 

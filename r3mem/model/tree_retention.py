@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from r3mem.errors import InputError, RecallError
-from r3mem.hierarchy import MemoryTree
+from r3mem.hierarchy import SegmentTree
 from r3mem.memory import Memory, MemoryState, Segments, side_by_side
 from r3mem.memory.quantise import Precision
 from r3mem.memory.tree_memory import TreeMemory, TreeNode
@@ -20,7 +20,7 @@ from r3mem.model.token_batches import BATCH_TOKENS, token_batches
 
 def retain_trees(
     model: SegmentModel,
-    trees: Sequence[MemoryTree],
+    trees: Sequence[SegmentTree],
     before: Sequence[TreeMemory | None],
     precision: Precision = "float16",
     batch_tokens: int = BATCH_TOKENS,
@@ -76,7 +76,7 @@ def retain_trees(
 
 def _ready(
     model: SegmentModel,
-    trees: Sequence[MemoryTree],
+    trees: Sequence[SegmentTree],
     waiting: list[tuple[int, int]],
     level: int,
     records: dict[tuple[int, int], Memory],
@@ -93,7 +93,7 @@ def _ready(
 
 def _source(
     model: SegmentModel,
-    trees: Sequence[MemoryTree],
+    trees: Sequence[SegmentTree],
     before: Sequence[TreeMemory | None],
     states: dict[tuple[int, int], MemoryState],
     d: int,

@@ -19,10 +19,12 @@ from r3mem.memory import Memory, MemoryState, slots_needed
 from r3mem.memory.folded import keep
 from r3mem.memory.quantise import Quantised, dequantise
 from r3mem.plain_data.components import identity
-from r3mem.recall.base import Proof
+from r3mem.recall.base import RecallRecord
 
 
-def record(stored: Quantised, row: int, length: int, ratio: int, proof: Proof, fingerprint: dict[str, str]) -> Memory:
+def record(
+    stored: Quantised, row: int, length: int, ratio: int, kept: RecallRecord, fingerprint: dict[str, str]
+) -> Memory:
     """One record as a memory.
 
     Args:
@@ -30,7 +32,7 @@ def record(stored: Quantised, row: int, length: int, ratio: int, proof: Proof, f
         row: The record's.
         length: Text tokens of it.
         ratio: Text tokens per virtual token.
-        proof: What its words need beside the slots.
+        kept: What its words need beside the slots.
         fingerprint: That of the model.
     """
     n_slots = slots_needed(length, ratio)
@@ -39,8 +41,8 @@ def record(stored: Quantised, row: int, length: int, ratio: int, proof: Proof, f
         share_scale_TK=stored.share_scale_BK[row : row + 1, :n_slots].cpu(),
         rest_scale_TK=stored.rest_scale_BK[row : row + 1, :n_slots].cpu(),
         precision=stored.precision, share_dims=stored.share_dims, lengths_T=torch.tensor([length]),
-        ratio=ratio, corrections=[proof.packed], digests=[proof.digest], fingerprint=fingerprint,
-        wrong=[proof.wrong], scale_group=stored.group,
+        ratio=ratio, corrections=[kept.packed], digests=[kept.digest], fingerprint=fingerprint,
+        wrong=[kept.wrong], scale_group=stored.group,
     )  # fmt: skip
 
 

@@ -1,5 +1,8 @@
 """SEAM 4: the terms of the training objective, one class a term, and the likelihoods that they are made of."""
 
+from typing import TYPE_CHECKING
+
+from r3mem.errors.renamed import old_names
 from r3mem.objectives.autoencode import Autoencode
 from r3mem.objectives.backward import BackwardCE
 from r3mem.objectives.base import Term
@@ -9,7 +12,7 @@ from r3mem.objectives.cycle import Cycle
 from r3mem.objectives.expand import ExpandNLL
 from r3mem.objectives.forward import ForwardNLL
 from r3mem.objectives.kl import FullTextKL, distillation
-from r3mem.objectives.likelihood import forward_nll, log_likelihood, spelling_nll
+from r3mem.objectives.likelihood import forward_nll, log_likelihood, reconstruction_nll
 from r3mem.objectives.objective import Objective, needs_of
 from r3mem.objectives.query import QueryNLL
 from r3mem.objectives.residual import Residual
@@ -37,5 +40,8 @@ __all__ = [
     "log_likelihood",
     "needs_of",
     "ready",
-    "spelling_nll",
+    "reconstruction_nll",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, spelling_nll="reconstruction_nll")

@@ -1,4 +1,4 @@
-"""Autoencoding: the backbone spells a segment out."""
+"""Autoencoding: the backbone reconstructs a segment."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from torch import Tensor
 
 from r3mem.objectives.base import Term
 from r3mem.objectives.context import Need, StepContext
-from r3mem.objectives.likelihood import spelling_nll
+from r3mem.objectives.likelihood import reconstruction_nll
 
 
 class Autoencode(Term):
-    """Negative log-likelihood of a segment given its own memory: the backbone spells it out (2307.06945)."""
+    """Negative log-likelihood of a segment given its own memory: the backbone reconstructs it (2307.06945)."""
 
     name = "autoencode"
-    needs = Need.SPELLING
+    needs = Need.RECONSTRUCTION
 
     def forward(self, context: StepContext) -> tuple[Tensor, Tensor]:
         """``(sum, count)`` in nats, over all tokens."""
-        return spelling_nll(context.spelling, context.text)
+        return reconstruction_nll(context.reconstruction, context.text)

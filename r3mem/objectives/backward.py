@@ -32,13 +32,13 @@ class BackwardCE(Term):
 
     def forward(self, context: StepContext) -> tuple[Tensor, Tensor]:
         """``(sum, count)`` in nats over the sampled vocabulary."""
-        exact, text = context.streams.exact, context.text
-        codes_MC = exact.codes(context.state.slots_BKD, text.lengths_B, text.ids_BN.shape[1])[text.mask_BN]
+        codec, text = context.streams.codec, context.text
+        codes_MC = codec.codes(context.state.slots_BKD, text.lengths_B, text.ids_BN.shape[1])[text.mask_BN]
         ids_M = text.ids_BN[text.mask_BN]
         if len(ids_M) > self.tokens:
             chosen_M = torch.randperm(len(ids_M), device=ids_M.device)[: self.tokens]
             codes_MC, ids_M = codes_MC[chosen_M], ids_M[chosen_M]
-        table_VC = exact.table.table_VD if exact.binding is None else exact.binding.code_table(exact.table.table_VD)
+        table_VC = codec.table.table_VD if codec.binding is None else codec.binding.code_table(codec.table.table_VD)
         wrong_S = torch.randint(len(table_VC), (self.sampled,), device=ids_M.device)
         right_M1 = (codes_MC - table_VC[ids_M]).square().sum(1, keepdim=True)
         wrong_MS = torch.cdist(codes_MC, table_VC[wrong_S]).square()

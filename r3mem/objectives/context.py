@@ -19,7 +19,7 @@ from r3mem.backbone.next_tokens import Scores
 from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
 from r3mem.objectives.likelihood import log_likelihood
-from r3mem.recall.exact_text import ExactText
+from r3mem.recall.stack_codec import StackCodec
 
 
 class Need(Flag):
@@ -29,7 +29,7 @@ class Need(Flag):
         MEMORY: The segment's own memory: ``context.state``.
         SCORES: What the backbone says of the segment behind the memory of what came before: ``context.reading``.
         TEACHER: What the untouched backbone says of it behind the full text: ``context.teacher``. Streams only.
-        SPELLING: What the backbone says of the segment behind its own memory: ``context.spelling``.
+        RECONSTRUCTION: What the backbone says of the segment behind its own memory: ``context.reconstruction``.
         STREAMS: The streams of the reversible stack: ``context.streams``.
         QUERY: The segment's query behind its own memory: ``context.query``.
         EXPANSION: The segment behind its own memory and its query: ``context.expansion``. Pairs only.
@@ -39,7 +39,7 @@ class Need(Flag):
     MEMORY = auto()
     SCORES = auto()
     TEACHER = auto()
-    SPELLING = auto()
+    RECONSTRUCTION = auto()
     STREAMS = auto()
     QUERY = auto()
     EXPANSION = auto()
@@ -64,12 +64,12 @@ class Streams:
     """The streams of the reversible stack.
 
     Attributes:
-        exact: Text side of the stack.
+        codec: Codec of the stack.
         slots_BKD: The initial memory stream ``V_0``.
         residual_BND: What the stack leaves in the text stream.
     """
 
-    exact: ExactText
+    codec: StackCodec
     slots_BKD: Tensor
     residual_BND: Tensor
 
@@ -167,9 +167,9 @@ class StepContext:
         return cast(Scores, self._part("teacher", Need.TEACHER))
 
     @property
-    def spelling(self) -> Pass:
+    def reconstruction(self) -> Pass:
         """The backbone's pass over the segments behind their own memories."""
-        return cast(Pass, self._part("spelling", Need.SPELLING))
+        return cast(Pass, self._part("reconstruction", Need.RECONSTRUCTION))
 
     @property
     def streams(self) -> Streams:

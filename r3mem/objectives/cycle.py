@@ -20,7 +20,7 @@ class Cycle(Term):
 
     def forward(self, context: StepContext) -> tuple[Tensor, Tensor]:
         """``(sum over slots of the mean square per dimension, slots)``."""
-        stack, slots_BKD = context.streams.exact.stack, context.streams.slots_BKD
+        stack, slots_BKD = context.streams.codec.stack, context.streams.slots_BKD
         state, text = context.state, context.text
         memory_BKD = state.slots_BKD[..., : slots_BKD.shape[-1]]
         text_BND, found_BKD = stack.recall(memory_BKD, text.lengths_B, text.ids_BN.shape[1])

@@ -28,23 +28,23 @@ def forward_nll(scores: Scores, text: Segments, rows_B: Tensor) -> tuple[Tensor,
     return nats(scores, targets_BN).sum(), (targets_BN >= 0).sum()
 
 
-def spelling_nll(spelt: Pass, text: Segments) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of each text spelt out from its own memory, its first token included.
+def reconstruction_nll(made: Pass, text: Segments) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood of each text reconstructed from its own memory, its first token included.
 
     Args:
-        spelt: The backbone's pass over the text behind the memory. Where the memory's prefix has no state, nothing
+        made: The backbone's pass over the text behind the memory. Where the memory's prefix has no state, nothing
             predicts the first token, and it does not count.
         text: The text.
 
     Returns:
         ``(sum, count)`` as in :func:`forward_nll`.
     """
-    assert spelt.scores is not None
-    total, count = forward_nll(spelt.scores, text, text.lengths_B > 0)
-    if spelt.opening is None:
+    assert made.scores is not None
+    total, count = forward_nll(made.scores, text, text.lengths_B > 0)
+    if made.opening is None:
         return total, count
     counted_B = text.lengths_B > 0
-    return total + counted_nats(spelt.opening, counted_B, text.ids_BN[counted_B, 0]).sum(), count + counted_B.sum()
+    return total + counted_nats(made.opening, counted_B, text.ids_BN[counted_B, 0]).sum(), count + counted_B.sum()
 
 
 def log_likelihood(scores: Scores, text: Segments, first: int | Tensor = 1, last_B: Tensor | None = None) -> Tensor:

@@ -97,8 +97,9 @@ def _described(component: Any, path_of: Callable[[type], str]) -> Description:
         if not hasattr(component, name):
             raise ConfigError(f"{cls.__qualname__} cannot be saved: store its argument {name!r} as self.{name}")
         arguments[name] = _plain(getattr(component, name), f"{cls.__qualname__}.{name}", path_of)
-    if path_of is first_path:  # Arguments that are gone do not rename what does without them.
-        arguments = {**removed_arguments(cls), **arguments}
+    if path_of is first_path:  # Names and keys stay as they were: arguments by their first names, those that are gone.
+        first = {now: then for then, now in _said_of_constructor(cls, "renamed_arguments").items()}
+        arguments = {**removed_arguments(cls), **{first.get(name, name): value for name, value in arguments.items()}}
     return {"class_path": path_of(cls), "init_args": arguments}
 
 
@@ -107,12 +108,16 @@ def removed_arguments(cls: type) -> Description:
 
     A class says so in ``removed_arguments``; a subclass with a constructor of its own never had them.
     """
+    return _said_of_constructor(cls, "removed_arguments")
+
+
+def _said_of_constructor(cls: type, attribute: str) -> dict[str, Any]:
     owner = next(owner for owner in cls.__mro__ if "__init__" in vars(owner))
-    return dict(vars(owner).get("removed_arguments", {}))
+    return dict(vars(owner).get(attribute, {}))
 
 
-def without_removed(cls: type, arguments: Description) -> Description:
-    """Arguments that an earlier version wrote, less those that the class no longer has.
+def of_this_version(cls: type, arguments: Description) -> Description:
+    """Arguments that an earlier version wrote, by their names now, less those that the class no longer has.
 
     Raises:
         ConfigError: One of them had another value than the one that can still be built.
@@ -124,7 +129,8 @@ def without_removed(cls: type, arguments: Description) -> Description:
                 f"{cls.__qualname__} was saved with {name} {arguments[name]}, which this version no longer has: "
                 "use the version that wrote it"
             )
-    return {name: value for name, value in arguments.items() if name not in removed}
+    names = _said_of_constructor(cls, "renamed_arguments")
+    return {names.get(name, name): value for name, value in arguments.items() if name not in removed}
 
 
 def build(description: Description, expected: type) -> Any:
@@ -136,7 +142,7 @@ def build(description: Description, expected: type) -> Any:
     cls = imported(description["class_path"])
     if not (isinstance(cls, type) and issubclass(cls, expected)):
         raise ConfigError(f"{description['class_path']} is not a {expected.__name__}")
-    given = without_removed(cls, description["init_args"])
+    given = of_this_version(cls, description["init_args"])
     arguments = {name: _rebuilt(value) for name, value in given.items()}
     try:
         inspect.signature(cls).bind(**arguments)
@@ -148,7 +154,7 @@ def build(description: Description, expected: type) -> Any:
     return cls(**arguments)
 
 
-def digest(description: Description, weights: Mapping[str, Tensor] | None = None) -> str:
+def description_digest(description: Description, weights: Mapping[str, Tensor] | None = None) -> str:
     """Short name of a description and of the weights that go with it."""
     state = hashlib.blake2b(json.dumps(description, sort_keys=True).encode(), digest_size=8)
     for name, tensor in sorted((weights or {}).items()):

@@ -1,14 +1,28 @@
-"""What turns streams into text: decoders and their text sides, read-out, corrections."""
+"""What turns streams into text: decoders and their codecs, read-out, corrections."""
 
-from r3mem.recall.autoregressive import AutoregressiveDecoder
-from r3mem.recall.base import Decoder, Proof, Speller, TextSide
-from r3mem.recall.exact_text import ExactText
+from typing import TYPE_CHECKING
+
+from r3mem.errors.renamed import old_names
+from r3mem.recall.autoregressive import AutoregressiveCodec, AutoregressiveDecoder
+from r3mem.recall.base import Codec, Decoder, MemoryReader, RecallRecord
+from r3mem.recall.stack_codec import StackCodec
 
 __all__ = [
+    "AutoregressiveCodec",
     "AutoregressiveDecoder",
+    "Codec",
     "Decoder",
-    "ExactText",
-    "Proof",
-    "Speller",
-    "TextSide",
+    "MemoryReader",
+    "RecallRecord",
+    "StackCodec",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(
+        __name__,
+        Proof="RecallRecord",
+        TextSide="Codec",
+        ExactText="StackCodec",
+        SpeltText="AutoregressiveCodec",
+        Speller="MemoryReader",
+    )

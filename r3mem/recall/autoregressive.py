@@ -1,14 +1,14 @@
-"""Recall without reversing: the language model spells a segment out from its virtual tokens (2307.06945).
+"""Recall without reversing: the language model reconstructs a segment from its virtual tokens (2307.06945).
 
 Shape legend: B batch, N text tokens, K virtual tokens, D width, V vocabulary.
 
 What is read at each token, and what is kept of it::
 
-    retain    [M ; spell] x_0 x_1 x_2 ...    the true text goes in; where the best token is another one, or not the best
+    retain    [M ; task] x_0 x_1 x_2 ...    the true text goes in; where the best token is another one, or not the best
                                              by far, the true one becomes a correction
-    recall    [M ; spell] y_0 y_1 y_2 ...    y is the correction where there is one, else the best token: the true text
+    recall    [M ; task] y_0 y_1 y_2 ...    y is the correction where there is one, else the best token: the true text
                                              goes in again
-    wrong     [M ; spell] z_0 z_1 z_2 ...    z is always the best token: after one that is wrong the text is another
+    wrong     [M ; task] z_0 z_1 z_2 ...    z is always the best token: after one that is wrong the text is another
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from r3mem.errors.whole_numbers import whole_setting
 from r3mem.memory import MemoryState, Segments
 from r3mem.memory.masks import token_mask
 from r3mem.plain_data.components import Description, identity
-from r3mem.recall.base import Decoder, Speller, TextSide
+from r3mem.recall.base import Codec, Decoder, MemoryReader
 
 # Between a batch, single rows, other threads and one pass over all tokens, the distance of the two best logits of
 # SmolLM2-135M moved by up to 0.75 in bfloat16 (501 tokens) and 0.003 in float32 (309). Between machines it may be more.
@@ -37,10 +37,11 @@ ROWS = 32
 
 
 class AutoregressiveDecoder(Decoder):
-    """The non-reversible baseline: a memory stays as the compressor wrote it, the backbone spells its text out.
+    """The non-reversible baseline: a memory stays as the compressor wrote it, the backbone reconstructs its text.
 
     No words are written into the memory, so how much of the text comes back is a matter of training: of the
-    ``Autoencode`` term of the objective, with a compressor that spells (`Compressor.spell`, `Compressor.reading`).
+    ``Autoencode`` term of the objective, with a compressor that reconstructs
+    (`Compressor.read_to_reconstruct`, `Compressor.reading`).
     What does not come back is a correction, so that `recall` is exact as with any decoder. ``Memory.wrong`` counts
     tokens of a free run, without corrections; one mistake changes all that follows it. Recall takes one pass of the
     backbone a token, and so does retaining, which proves it.
@@ -69,31 +70,31 @@ class AutoregressiveDecoder(Decoder):
         """Nothing moves: the residual is the whole text, the memory what it was. See `Decoder.retain`."""
         return text_BND, memory_BKD
 
-    def text_side(self, backbone: Backbone, speller: Speller) -> TextSide:
-        """Words are spelt out; see `Decoder.text_side`."""
-        return SpeltText(self, backbone, speller)
+    def codec(self, backbone: Backbone, reader: MemoryReader) -> Codec:
+        """Words are reconstructed; see `Decoder.codec`."""
+        return AutoregressiveCodec(self, backbone, reader)
 
     def at_ratio(self, ratio: int) -> AutoregressiveDecoder:
         """See `Decoder.at_ratio`; any ratio that the compressor works at."""
         return AutoregressiveDecoder(ratio, self.margin)
 
 
-class SpeltText(TextSide):
-    """The text side of an `AutoregressiveDecoder`.
+class AutoregressiveCodec(Codec):
+    """The codec of an `AutoregressiveDecoder`.
 
     Args:
         decoder: The decoder.
         backbone: Spells.
-        speller: Turns a memory into what the backbone reads.
+        reader: Turns a memory into what the backbone reads.
     """
 
-    def __init__(self, decoder: AutoregressiveDecoder, backbone: Backbone, speller: Speller) -> None:
-        self.decoder, self.backbone, self.speller = decoder, backbone, speller
+    def __init__(self, decoder: AutoregressiveDecoder, backbone: Backbone, reader: MemoryReader) -> None:
+        self.decoder, self.backbone, self.reader = decoder, backbone, reader
         self.vocabulary = backbone.vocabulary
 
     @property
     def ratio(self) -> int:
-        """See :attr:`TextSide.ratio`."""
+        """See :attr:`Codec.ratio`."""
         return self.decoder.ratio
 
     @property
@@ -103,7 +104,7 @@ class SpeltText(TextSide):
 
     @property
     def mismatch(self) -> str:
-        """See :attr:`TextSide.mismatch`."""
+        """See :attr:`Codec.mismatch`."""
         return (
             "Either the memory was changed after it was written, or the language model chose another token here than "
             "where it was retained, by more than the decoder's margin: recall it on the same kind of machine, or "
@@ -111,34 +112,34 @@ class SpeltText(TextSide):
         )
 
     def use(self, decoder: Decoder) -> None:
-        """See :meth:`TextSide.use`."""
+        """See :meth:`Codec.use`."""
         self.decoder = cast(AutoregressiveDecoder, decoder)
 
     def identity(self) -> tuple[Description, Mapping[str, Any]]:
-        """The compressor, the adapters and the precision: all choose tokens. See :meth:`TextSide.identity`."""
+        """The compressor, the adapters and the precision: all choose tokens. See :meth:`Codec.identity`."""
         decoder = identity(self.decoder)
         # It decides what is kept, not what is read.
         decoder["init_args"].pop("margin")
-        described = {"decoder": decoder, "compressor": identity(self.speller), "dtype": self.backbone.precision}
+        described = {"decoder": decoder, "compressor": identity(self.reader), "dtype": self.backbone.precision}
         adapters = {f"backbone.{name}": p for name, p in self.backbone.adapter_parameters()}
-        return described, {**adapters, **self.speller.state_dict()}
+        return described, {**adapters, **self.reader.state_dict()}
 
     def stream(self, text: Segments) -> Tensor:
-        """The input embeddings; nothing is made of them. See :meth:`TextSide.stream`."""
+        """The input embeddings; nothing is made of them. See :meth:`Codec.stream`."""
         embedded_BND = self.backbone.embedding_VD[torch.where(text.mask_BN, text.ids_BN, 0)].float()
         return embedded_BND * text.mask_BN[..., None]
 
     def read(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> tuple[Segments, Tensor]:
-        """What a free run spells out; thin where the two best logits are near. See :meth:`TextSide.read`."""
+        """What a free run reconstructs; a low margin where the two best logits are near. See :meth:`Codec.read`."""
         nothing_BN = torch.full((len(lengths_B), n_tokens), -1, device=memory_BKD.device)
-        ids_BN, margin_BN = self._spelt(memory_BKD, lengths_B, nothing_BN)
+        ids_BN, margin_BN = self._reconstructed(memory_BKD, lengths_B, nothing_BN)
         mask_BN = token_mask(lengths_B, n_tokens)
         return Segments(ids_BN * mask_BN, lengths_B), ~(margin_BN >= self.margin) & mask_BN
 
     def _compared(self, text: Segments, memory_BKD: Tensor) -> tuple[Tensor, Tensor]:
         # Both runs side by side: a step costs little more for twice the rows.
         given_BN = torch.where(text.mask_BN, text.ids_BN, 0)
-        best_BN, margin_BN = self._spelt(
+        best_BN, margin_BN = self._reconstructed(
             memory_BKD.repeat_interleave(2, 0),
             text.lengths_B.repeat_interleave(2),
             torch.stack([given_BN, torch.full_like(given_BN, -1)], 1).flatten(0, 1),
@@ -147,11 +148,11 @@ class SpeltText(TextSide):
         return wrong_BN[1::2], wrong_BN[::2] | ~(margin_BN[::2] >= self.margin)
 
     def _recalled(self, memory_BKD: Tensor, lengths_B: Tensor, corrected_BN: Tensor) -> Tensor:
-        best_BN, _ = self._spelt(memory_BKD, lengths_B, corrected_BN)
+        best_BN, _ = self._reconstructed(memory_BKD, lengths_B, corrected_BN)
         return torch.where(corrected_BN >= 0, corrected_BN, best_BN)
 
     @torch.no_grad()
-    def _spelt(self, memory_BKD: Tensor, lengths_B: Tensor, given_BN: Tensor) -> tuple[Tensor, Tensor]:
+    def _reconstructed(self, memory_BKD: Tensor, lengths_B: Tensor, given_BN: Tensor) -> tuple[Tensor, Tensor]:
         """The best token at each place, and by how much its logit is better than the second, ``BN`` each.
 
         Args:
@@ -161,12 +162,12 @@ class SpeltText(TextSide):
         """
         if len(lengths_B) > ROWS:
             parts = [slice(start, start + ROWS) for start in range(0, len(lengths_B), ROWS)]
-            spelt = [self._spelt(memory_BKD[rows], lengths_B[rows], given_BN[rows]) for rows in parts]
-            return torch.cat([best_BN for best_BN, _ in spelt]), torch.cat([margin_BN for _, margin_BN in spelt])
+            made = [self._reconstructed(memory_BKD[rows], lengths_B[rows], given_BN[rows]) for rows in parts]
+            return torch.cat([best_BN for best_BN, _ in made]), torch.cat([margin_BN for _, margin_BN in made])
         state = MemoryState(memory_BKD, lengths_B, self.ratio)
         best_BN, margin_BN = torch.zeros_like(given_BN), torch.zeros(given_BN.shape, device=given_BN.device)
-        with self.speller.reading(self.backbone):
-            steps = Stepwise(self.backbone, self.speller.spell(state))
+        with self.reader.reading(self.backbone):
+            steps = Stepwise(self.backbone, self.reader.read_to_reconstruct(state))
             chosen_B: Tensor | None = None
             for i in range(int(lengths_B.max())):
                 logits_BV = steps.opening() if chosen_B is None else steps.after(chosen_B)

@@ -1,4 +1,4 @@
-"""The text side of a decoder: a segment's words read off its memory, exactly or not at all (docs/method.md).
+"""The codec of a decoder: a segment's words read off its memory, exactly or not at all (docs/method.md).
 
 Shape legend: B batch, N text tokens, K virtual tokens, D width.
 """
@@ -19,13 +19,14 @@ from r3mem.backbone import Backbone
 from r3mem.backbone.evaluation_mode import Switched
 from r3mem.backbone.prefix import Prefix
 from r3mem.errors import RecallError
+from r3mem.errors.renamed import refuse_old_methods
 from r3mem.memory import MemoryState, Segments, slots_needed
 from r3mem.plain_data.components import Description
 from r3mem.recall import corrections
 
 
 @dataclass
-class Proof:
+class RecallRecord:
     """What must be kept beside a segment's virtual tokens so that its text comes back exactly.
 
     Attributes:
@@ -39,7 +40,7 @@ class Proof:
     wrong: int
 
 
-class TextSide(ABC):
+class Codec(ABC):
     """Tokens to text stream, and memory back to tokens; a decoder makes it for the model that it is part of.
 
     A subclass says what is read off a memory. Corrections and the digest are the same for all: what is recalled is
@@ -60,7 +61,7 @@ class TextSide(ABC):
     def use(self, decoder: Decoder) -> None:
         """Read with this decoder from now on: the one before at another ratio."""
 
-    def at(self, decoder: Decoder) -> TextSide:
+    def at(self, decoder: Decoder) -> Codec:
         """The same with another decoder, everything else shared.
 
         Args:
@@ -102,20 +103,20 @@ class TextSide(ABC):
         """Token ids ``BN``; where ``corrected_BN`` is not negative, it stands already."""
 
     @torch.no_grad()
-    def prove(self, text: Segments, memory_BKD: Tensor) -> list[Proof]:
+    def recall_records(self, text: Segments, memory_BKD: Tensor) -> list[RecallRecord]:
         """Recall at once from the memory as stored, and keep what differs or could differ on another machine."""
         wrong_BN, keep_BN = self._compared(text, memory_BKD)
         wrong_B = (wrong_BN & text.mask_BN).sum(1).tolist()
         ids_BN, keep_BN = text.ids_BN.cpu(), (keep_BN & text.mask_BN).cpu()
-        proofs = []
+        records = []
         for b, length in enumerate(text.lengths_B.tolist()):
             row_N, positions_A = ids_BN[b, :length], keep_BN[b, :length].nonzero()[:, 0]
             packed = corrections.pack(positions_A, row_N[positions_A], row_N, self.vocabulary)
-            proofs.append(Proof(packed, corrections.digest(row_N), wrong_B[b]))
-        return proofs
+            records.append(RecallRecord(packed, corrections.ids_digest(row_N), wrong_B[b]))
+        return records
 
     @torch.no_grad()
-    def recall(self, memory_BKD: Tensor, lengths_B: Tensor, proofs: list[Proof]) -> list[Tensor]:
+    def recall(self, memory_BKD: Tensor, lengths_B: Tensor, records: list[RecallRecord]) -> list[Tensor]:
         """The exact tokens of every row.
 
         Raises:
@@ -126,15 +127,15 @@ class TextSide(ABC):
             raise RecallError(f"the memory is damaged: its {n_slots} slots cannot hold {lengths_B.tolist()} tokens")
         if not bool(torch.isfinite(memory_BKD).all()):
             raise RecallError("the memory is damaged: it holds NaN or infinity; retain the text again")
-        corrected_BN = torch.full((len(proofs), n_tokens), -1)
-        for b, (length, proof) in enumerate(zip(lengths_B.tolist(), proofs, strict=True)):
-            corrected_BN[b, :length] = corrections.apply(corrected_BN[b, :length], proof.packed, self.vocabulary)
+        corrected_BN = torch.full((len(records), n_tokens), -1)
+        for b, (length, record) in enumerate(zip(lengths_B.tolist(), records, strict=True)):
+            corrected_BN[b, :length] = corrections.apply(corrected_BN[b, :length], record.packed, self.vocabulary)
         memory_BKD = memory_BKD[:, : slots_needed(n_tokens, self.ratio)]
         ids_BN = self._recalled(memory_BKD, lengths_B, corrected_BN.to(memory_BKD.device)).cpu()
         rows = []
-        for b, (length, proof) in enumerate(zip(lengths_B.tolist(), proofs, strict=True)):
+        for b, (length, record) in enumerate(zip(lengths_B.tolist(), records, strict=True)):
             row_N = ids_BN[b, :length]
-            if corrections.digest(row_N) != proof.digest:
+            if corrections.ids_digest(row_N) != record.digest:
                 raise RecallError(
                     f"segment {b}: the recalled {length} tokens do not match the digest of what was retained. "
                     f"{self.mismatch}"
@@ -148,10 +149,10 @@ class TextSide(ABC):
         return "The memory is damaged or was changed after it was written; retain the text again."
 
 
-class Speller(Protocol):
-    """What of a compressor a decoder may use: how the backbone reads a memory where it spells the text out."""
+class MemoryReader(Protocol):
+    """What of a compressor a decoder may use: how the backbone reads a memory where it reconstructs the text."""
 
-    def spell(self, memory: MemoryState) -> Prefix:
+    def read_to_reconstruct(self, memory: MemoryState) -> Prefix:
         """Turn a memory into what the backbone reads in front of the text."""
 
     def reading(self, backbone: Backbone) -> AbstractContextManager[None]:
@@ -175,12 +176,16 @@ class Decoder(Switched, ABC):
     ratio: int
     reversible: ClassVar[bool] = True
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        refuse_old_methods(cls, exclusive="project_off_share", text_side="codec")
+
     @abstractmethod
     def retain(self, text_BND: Tensor, memory_BKD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Move the text into the memory.
 
         Args:
-            text_BND: Text stream, as the text side gives it.
+            text_BND: Text stream, as the codec gives it.
             memory_BKD: Initial memory stream: the slots as the compressor wrote them.
             lengths_B: Tokens in each row, ``long``; 0 for an empty row.
 
@@ -189,12 +194,12 @@ class Decoder(Switched, ABC):
         """
 
     @abstractmethod
-    def text_side(self, backbone: Backbone, speller: Speller) -> TextSide:
+    def codec(self, backbone: Backbone, reader: MemoryReader) -> Codec:
         """What reads words off this decoder's memories, exactly or not at all.
 
         Args:
             backbone: The model's.
-            speller: The model's compressor.
+            reader: The model's compressor.
         """
 
     @abstractmethod
@@ -205,7 +210,7 @@ class Decoder(Switched, ABC):
             ConfigError: It cannot work at that ratio.
         """
 
-    def exclusive(self, slots_BKD: Tensor) -> Tensor:
+    def project_off_share(self, slots_BKD: Tensor) -> Tensor:
         """Free the part of the slots that the words take; nothing, unless a subclass says otherwise."""
         return slots_BKD
 

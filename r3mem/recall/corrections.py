@@ -111,7 +111,7 @@ def bits(packed: bytes) -> int:
     return 8 * len(packed)
 
 
-def digest(ids_N: Tensor) -> int:
+def ids_digest(ids_N: Tensor) -> int:
     """64-bit BLAKE2b digest of token ids (their little-endian int32 bytes).
 
     Args:

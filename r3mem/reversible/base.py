@@ -6,11 +6,13 @@ Shape legend: B batch, N text tokens, K virtual tokens, D width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor
 
 from r3mem.backbone.evaluation_mode import Switched
 from r3mem.errors import ConfigError
+from r3mem.errors.renamed import refuse_old_methods
 
 
 class Coupling(Switched, ABC):
@@ -34,6 +36,10 @@ class Coupling(Switched, ABC):
     """
 
     ratio: int
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        refuse_old_methods(cls, exclude="project_off_share")
 
     @abstractmethod
     def to_memory(self, text_BND: Tensor, lengths_B: Tensor) -> Tensor:
@@ -70,7 +76,7 @@ class Coupling(Switched, ABC):
             f"{type(self).__name__} is tied to ratio {self.ratio}: build and train a stack for ratio {ratio} instead"
         )
 
-    def exclude(self, slots_BKD: Tensor) -> Tensor:
+    def project_off_share(self, slots_BKD: Tensor) -> Tensor:
         """Free the part of the slots that this coupling needs for itself. Nothing, unless a subclass says otherwise."""
         return slots_BKD
 

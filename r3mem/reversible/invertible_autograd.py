@@ -25,7 +25,7 @@ Streams = tuple[Tensor, Tensor]  # (memory_BKD, text_BND), indexed by MEMORY and
 
 
 @dataclass(frozen=True)
-class Step:
+class HalfCoupling:
     """Half a coupling: ``streams[target] += sign * change(streams[1 - target])``.
 
     Both directions of a stack are lists of such steps; undoing a step is the same step with the other sign.
@@ -58,7 +58,7 @@ class Step:
         return {name: parameter for name, parameter in self.coupling.named_parameters() if parameter.requires_grad}
 
 
-def run_steps(steps: Sequence[Step], streams: Streams, states: list[RandomState] | None = None) -> Streams:
+def run_steps(steps: Sequence[HalfCoupling], streams: Streams, states: list[RandomState] | None = None) -> Streams:
     """Apply the steps in order; under plain autograd, this is all there is.
 
     Args:
@@ -80,7 +80,7 @@ def run_steps(steps: Sequence[Step], streams: Streams, states: list[RandomState]
     return current[MEMORY], current[TEXT]
 
 
-def run_steps_invertibly(steps: Sequence[Step], streams: Streams) -> Streams:
+def run_steps_invertibly(steps: Sequence[HalfCoupling], streams: Streams) -> Streams:
     """Like `run_steps`, but saves only the outputs for the backward pass, however many steps there are.
 
     Raises:
@@ -98,7 +98,7 @@ def run_steps_invertibly(steps: Sequence[Step], streams: Streams) -> Streams:
     return outputs
 
 
-def _marks(steps: Sequence[Step]) -> list[tuple[int, ...]]:
+def _marks(steps: Sequence[HalfCoupling]) -> list[tuple[int, ...]]:
     """What has to be the same when the steps are computed again: values of parameters, training or not."""
     return [
         (
@@ -119,7 +119,7 @@ class _InvertibleSteps(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        steps: tuple[Step, ...],
+        steps: tuple[HalfCoupling, ...],
         parameters: list[nn.Parameter],
         memory_BKD: Tensor,
         text_BND: Tensor,
@@ -155,7 +155,7 @@ class _InvertibleSteps(torch.autograd.Function):
 
 
 def _pull_back(
-    step: Step, source: Tensor, grads: list[Tensor | None], parameter_grads: dict[nn.Parameter, Tensor]
+    step: HalfCoupling, source: Tensor, grads: list[Tensor | None], parameter_grads: dict[nn.Parameter, Tensor]
 ) -> Tensor:
     """Compute a step's change again and add its gradients to what is there already.
 
@@ -192,7 +192,7 @@ def _pull_back(
     return change.detach()
 
 
-def _change_with(step: Step, stand_ins: dict[str, Tensor], source: Tensor) -> Tensor:
+def _change_with(step: HalfCoupling, stand_ins: dict[str, Tensor], source: Tensor) -> Tensor:
     """The step's change with other tensors in place of its parameters.
 
     A gradient taken with respect to a parameter itself would fire the hooks on it, once a step and with a part of the
@@ -206,7 +206,7 @@ def _change_with(step: Step, stand_ins: dict[str, Tensor], source: Tensor) -> Te
 class _Replay(nn.Module):
     """A step as a module, which is what `torch.func.functional_call` can give other parameters."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: HalfCoupling) -> None:
         super().__init__()
         self.step = step
         self.coupling = step.coupling

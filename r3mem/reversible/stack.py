@@ -16,12 +16,12 @@ from r3mem.backbone import Backbone
 from r3mem.errors import ConfigError, InputError
 from r3mem.memory import slots_needed
 from r3mem.memory.masks import keep_where, token_mask
-from r3mem.recall.base import Decoder, Speller, TextSide
-from r3mem.recall.exact_text import ExactText
+from r3mem.recall.base import Codec, Decoder, MemoryReader
+from r3mem.recall.stack_codec import StackCodec
 from r3mem.reversible.base import Coupling
 from r3mem.reversible.couplings.position_binding import PositionBinding
 from r3mem.reversible.full_precision import at_least_float32, full_precision
-from r3mem.reversible.invertible_autograd import MEMORY, TEXT, Step, Streams, run_steps, run_steps_invertibly
+from r3mem.reversible.invertible_autograd import MEMORY, TEXT, HalfCoupling, Streams, run_steps, run_steps_invertibly
 from r3mem.reversible.random_state import kept_random_state
 
 
@@ -34,7 +34,8 @@ class ReversibleStack(Decoder):
     ```
     Gain 1, so the error of the inverse does not grow with S. With the residual, `recall` inverts `retain` up to
     rounding (in training with dropout only inside `same_noise`); without it, the text is as exact as the couplings
-    moved it into the memory. `retain` is the bare bijection: pass it ``exclusive(slots)`` to have the words exact.
+    moved it into the memory. `retain` is the bare bijection: pass it ``project_off_share(slots)`` to have the words
+    exact.
 
     Streams run in float32 (wider ones as they are), also under autocast and with TensorFloat-32 switched on. The text
     stream is 0 at or beyond a row's length; slots beyond ``ceil(length / ratio)`` come out as they went in.
@@ -95,11 +96,11 @@ class ReversibleStack(Decoder):
         memory_BKD, text_BND = self._run((memory_BKD, residual_BND), lengths_B, inverse=True)
         return text_BND, memory_BKD
 
-    def text_side(self, backbone: Backbone, speller: Speller) -> TextSide:
-        """Words are read by distance; see `Decoder.text_side`."""
-        return ExactText(self, backbone.embedding_VD)
+    def codec(self, backbone: Backbone, reader: MemoryReader) -> Codec:
+        """Words are read by distance; see `Decoder.codec`."""
+        return StackCodec(self, backbone.embedding_VD)
 
-    def exclusive(self, slots_BKD: Tensor) -> Tensor:
+    def project_off_share(self, slots_BKD: Tensor) -> Tensor:
         """Project slots off every coupling's exact share: what the backbone wrote there would blur the words.
 
         Exact for the first coupling of the list that has a share; where shares of several overlap, nearly so for the
@@ -108,7 +109,7 @@ class ReversibleStack(Decoder):
         with full_precision(slots_BKD.device):
             slots_BKD = at_least_float32(slots_BKD)
             for coupling in reversed(self._in_order):
-                slots_BKD = coupling.exclude(slots_BKD)
+                slots_BKD = coupling.project_off_share(slots_BKD)
         return slots_BKD
 
     def at_ratio(self, ratio: int) -> ReversibleStack:
@@ -173,14 +174,14 @@ class ReversibleStack(Decoder):
             run = run_steps_invertibly if self.invertible_backward and torch.is_grad_enabled() else run_steps
             return run(steps, (memory_BKD.to(dtype), text_BND))
 
-    def _steps(self, lengths_B: Tensor, n_tokens: int, inverse: bool) -> list[Step]:
+    def _steps(self, lengths_B: Tensor, n_tokens: int, inverse: bool) -> list[HalfCoupling]:
         steps = []
         for s, coupling in enumerate(self._in_order):
             noise = (
                 (None, None) if self._noise_seed is None else (self._noise_seed + 2 * s, self._noise_seed + 2 * s + 1)
             )
-            steps.append(Step(coupling, MEMORY, -1 if inverse else 1, lengths_B, n_tokens, noise[0]))
-            steps.append(Step(coupling, TEXT, 1 if inverse else -1, lengths_B, n_tokens, noise[1]))
+            steps.append(HalfCoupling(coupling, MEMORY, -1 if inverse else 1, lengths_B, n_tokens, noise[0]))
+            steps.append(HalfCoupling(coupling, TEXT, 1 if inverse else -1, lengths_B, n_tokens, noise[1]))
         return steps[::-1] if inverse else steps
 
     def _check(self, memory_BKD: Tensor, text_BND: Tensor, lengths_B: Tensor) -> None:

@@ -17,7 +17,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, Granite
 
 from r3mem import Backbone, Segments
 from r3mem.backbone.next_tokens import NextTokens, divergences, token_nats
-from r3mem.objectives import distillation, forward_nll, log_likelihood, spelling_nll
+from r3mem.objectives import distillation, forward_nll, log_likelihood, reconstruction_nll
 from tests.tiny_models import FAMILIES, LAYERS, VOCABULARY, awaken_adapters, tiny_r3mem
 
 WIDE, WORDS = 16, 37
@@ -163,7 +163,7 @@ def test_terms_say_the_same_of_states_and_of_logits(
     def found(made: Any, teacher: Any) -> dict[str, Tensor]:
         terms = {
             "forward": forward_nll(made.scores, text, rows_B)[0],
-            "spelling": spelling_nll(made, text)[0],
+            "reconstruction": reconstruction_nll(made, text)[0],
             "some": log_likelihood(made.scores, text, 2, torch.full_like(text.lengths_B, 5)).sum(),
             "kl": distillation(made.scores, teacher.scores, text, rows_B)[0],
         }
@@ -212,4 +212,4 @@ def test_steps_of_a_model_end_in_front_of_the_head(tiny_backbone: Callable[..., 
         torch.testing.assert_close(again.logits_BNV, model.likelihood(text, step.state), rtol=1e-4, atol=1e-4)
         assert model.step(text, step.state, logits=False).logits_BNV is None
     assert isinstance(model.scores(text, step.state), NextTokens)
-    assert isinstance(model.spelling(text, step.state).scores, NextTokens)
+    assert isinstance(model.reconstruct(text, step.state).scores, NextTokens)

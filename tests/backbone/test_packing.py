@@ -20,7 +20,7 @@ from r3mem.backbone import Pass
 from r3mem.backbone.packing import Packing, check_packing, first_fit
 from r3mem.backbone.pass_layout import PassLayout
 from r3mem.backbone.prefix import Prefix
-from r3mem.objectives import forward_nll, spelling_nll
+from r3mem.objectives import forward_nll, reconstruction_nll
 from tests.tiny_models import FAMILIES, LAYERS, VOCABULARY, WIDTH, awaken_adapters, tiny_model
 
 LENGTHS = (7, 0, 3, 1, 12, 5)
@@ -116,7 +116,7 @@ def gradients(
     total, count = forward_nll(made.logits_BNV, text, text.lengths_B > 0)
     loss = total / count
     if made.opening_BV is not None:
-        loss = loss + spelling_nll(made, text)[0]
+        loss = loss + reconstruction_nll(made, text)[0]
     for states, used in ((made.text_BND, text.mask_BN), (made.slots_BKD, slot_mask_BK)):
         loss = loss + (states * normal(*states.shape, seed=7))[used].square().sum()
     named = dict(backbone.adapter_parameters()) | {f"leaf {i}": leaf for i, leaf in enumerate(leaves)}

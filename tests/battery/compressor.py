@@ -177,7 +177,7 @@ class CompressorBattery:
         text = random_text([7, 5], seed=1)
         loss = compressor(backbone, text, memory).logits_BNV.square().sum()
         with compressor.reading(backbone):
-            loss = loss + backbone(text, compressor.spell(memory)).logits_BNV.square().sum()
+            loss = loss + backbone(text, compressor.read_to_reconstruct(memory)).logits_BNV.square().sum()
         loss.backward()
         trainable = [*compressor.named_parameters(), *backbone.adapter_parameters()]
         idle = [name for name, p in trainable if p.grad is None or not p.grad.abs().sum() > 0]
@@ -245,12 +245,12 @@ class KeyValueBattery(CompressorBattery):
     def test_generation_reads_as_a_pass_reads(self, compressor: Compressor, backbone: Backbone) -> None:
         """Prompts of unequal length, a row that holds nothing, one by one and together."""
         memory, prompts = self.memory([8, 0, 3]), [[5, 6, 7, 8], [9, 10], [11]]
-        for prefix in (compressor.read(memory), compressor.spell(memory)):
+        for prefix in (compressor.read(memory), compressor.read_to_reconstruct(memory)):
             new = backbone.generate(prompts, prefix, max_new_tokens=5, do_sample=False)
             for b, prompt in enumerate(prompts):
                 one = compressor.read(memory.rows(torch.tensor([b])))
                 if prefix.n_positions > prefix.n_cached:
-                    one = compressor.spell(memory.rows(torch.tensor([b])))
+                    one = compressor.read_to_reconstruct(memory.rows(torch.tensor([b])))
                 ids = list(prompt)
                 for _ in range(5):
                     token = int(backbone(Segments.pad([ids]), one).logits_BNV[0, -1].argmax())

@@ -206,7 +206,7 @@ def test_a_state_is_cut_to_the_room(byte_tokenizer: PreTrainedTokenizerFast, mon
 
 
 def test_a_state_that_cannot_be_cut_gives_the_newest(byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    model = small_window(byte_tokenizer, AccumulatingSummaries(WIDTH, RATIO, most=32))
+    model = small_window(byte_tokenizer, AccumulatingSummaries(WIDTH, RATIO, max_slots=32))
     memory = model.retain([i * 7 % 250 for i in range(108)])
     assert memory.n_slots == 27
     with pytest.warns(UserWarning, match="and 19 are read, those of the newest segments"):

@@ -62,7 +62,7 @@ def fingerprint_of_process(model: R3Mem) -> dict[str, Any]:
         "training": {name: part.training for name, part in model.named_modules()},
         "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
         "random": state.tolist(),
-        "ratio": (model.ratio, model.decoder.ratio, model.exact.ratio),
+        "ratio": (model.ratio, model.decoder.ratio, model.codec.ratio),
         "grad": torch.is_grad_enabled(),
         "precision": (torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")),
     }
@@ -146,7 +146,7 @@ def test_a_stream_that_is_left_in_the_middle_leaves_nothing(make: Make) -> None:
     assert fingerprint_of_process(model) == before and same_memory(model.retain(B), expected)
 
 
-def test_spelling_that_breaks_leaves_nothing(tiny_backbone: Callable[..., Backbone]) -> None:
+def test_reconstruction_that_breaks_leaves_nothing(tiny_backbone: Callable[..., Backbone]) -> None:
     backbone = tiny_backbone()
     awaken_adapters(backbone)
     model = R3Mem(backbone, InContextAutoencoder(WIDTH, RATIO), AutoregressiveDecoder(RATIO), Flat(SEGMENT))

@@ -134,17 +134,17 @@ def test_trees_beside_texts(tiny_backbone: Callable[..., Backbone]) -> None:
 def test_a_ratio_is_that_of_the_thread_that_asks(tiny_backbone: Callable[..., Backbone]) -> None:
     model = tiny_r3mem(tiny_backbone())
     with model.at_ratio(8):
-        assert model.ratio == model.compressor.ratio == model.decoder.ratio == model.exact.ratio == 8
+        assert model.ratio == model.compressor.ratio == model.decoder.ratio == model.codec.ratio == 8
         with ThreadPoolExecutor(1) as other:
-            assert other.submit(lambda: (model.ratio, model.decoder.ratio, model.exact.ratio)).result() == (4, 4, 4)
+            assert other.submit(lambda: (model.ratio, model.decoder.ratio, model.codec.ratio)).result() == (4, 4, 4)
             memory = other.submit(model.retain, TEXT).result()
             other.submit(model.set_ratio, 2).result()
-            assert other.submit(lambda: (model.ratio, model.decoder.ratio, model.exact.ratio)).result() == (2, 2, 2)
-        assert model.ratio == model.decoder.ratio == model.exact.ratio == 8
+            assert other.submit(lambda: (model.ratio, model.decoder.ratio, model.codec.ratio)).result() == (2, 2, 2)
+        assert model.ratio == model.decoder.ratio == model.codec.ratio == 8
         model.set_ratio(16)
-        assert model.ratio == model.compressor.ratio == model.decoder.ratio == model.exact.ratio == 16
+        assert model.ratio == model.compressor.ratio == model.decoder.ratio == model.codec.ratio == 16
     assert memory.ratio == 4
-    assert model.ratio == model.compressor.ratio == model.decoder.ratio == model.exact.ratio == 2
+    assert model.ratio == model.compressor.ratio == model.decoder.ratio == model.codec.ratio == 2
 
 
 def test_a_call_ends_at_the_ratio_that_it_began_with(tiny_backbone: Callable[..., Backbone]) -> None:
@@ -239,5 +239,5 @@ def test_models_are_still_pickled_and_copied(model: R3Mem) -> None:
         with again.backbone.adapters_off(), torch.no_grad():
             assert again.backbone.adapter_switch.is_off and not model.backbone.adapter_switch.is_off
         again.set_ratio(8)
-        assert (again.ratio, model.ratio) == (8, RATIO) and again.exact.ratio == 8
+        assert (again.ratio, model.ratio) == (8, RATIO) and again.codec.ratio == 8
         assert model.recall(memory) == TEXT

@@ -51,7 +51,7 @@ def test_a_slot_knows_the_text_before_it_alone(tiny_backbone: Callable[..., Back
 
 @torch.no_grad()
 def test_all_segments_are_read(tiny_backbone: Callable[..., Backbone]) -> None:
-    compressor = InterleavedTokens(WIDTH, 4, most=3)
+    compressor = InterleavedTokens(WIDTH, 4, max_slots=3)
     first, second = (MemoryState(torch.full((1, 2, WIDTH), v), torch.tensor([8]), 4) for v in (1.0, 2.0))
     backbone = tiny_backbone()
     state = compressor.next_state(backbone, compressor.next_state(backbone, None, first), second)
@@ -109,4 +109,4 @@ def test_the_likelihood_is_that_of_the_text_behind_the_memory(tiny_backbone: Cal
 
 def test_a_state_holds_something() -> None:
     with pytest.raises(ConfigError, match="at least 1 slot"):
-        InterleavedTokens(WIDTH, most=0)
+        InterleavedTokens(WIDTH, max_slots=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from r3mem.hierarchy import Hierarchy, MemoryTree, Node
+from r3mem.hierarchy import Hierarchy, Node, SegmentTree
 from r3mem.hierarchy.document import Document
 
 
@@ -32,15 +32,15 @@ class Windows(Hierarchy):
     def ratios(self) -> list[int | None]:
         return [None] * (len(self.widths) + 1)
 
-    def build(self, document: Document) -> MemoryTree:
+    def build(self, document: Document) -> SegmentTree:
         sizes = [self.segment_tokens]
         for width in reversed(self.widths):
             sizes.insert(0, sizes[0] * width)
-        tree = MemoryTree(document)
+        tree = SegmentTree(document)
         self._cut(tree, 0, len(document.ids), sizes, 0, None)
         return tree
 
-    def _cut(self, tree: MemoryTree, start: int, end: int, sizes: list[int], level: int, parent: int | None) -> None:
+    def _cut(self, tree: SegmentTree, start: int, end: int, sizes: list[int], level: int, parent: int | None) -> None:
         for first in range(start, end, sizes[level]):
             last = min(first + sizes[level], end)
             begin, stop = tree.chars(Node(first, last))
@@ -49,12 +49,12 @@ class Windows(Hierarchy):
             if level + 1 < len(sizes):
                 self._cut(tree, first, last, sizes, level + 1, len(tree.nodes) - 1)
 
-    def source(self, tree: MemoryTree, index: int) -> int | None:
+    def source(self, tree: SegmentTree, index: int) -> int | None:
         if tree.nodes[index].level == 0:
             return next((i for i in range(index - 1, -1, -1) if tree.nodes[i].level == 0), None)
         return None if self.independent else tree.nodes[index].parent
 
-    def queries(self, tree: MemoryTree, index: int) -> list[str]:
+    def queries(self, tree: SegmentTree, index: int) -> list[str]:
         node = tree.nodes[index]
         start, end = tree.chars(node)
         asked = [q.text for q in tree.document.questions if any(start <= a and b <= end for a, b in q.spans)]

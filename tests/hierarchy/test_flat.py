@@ -1,6 +1,6 @@
 """The shared tests of hierarchies, for ``Flat``, and the order of leaves."""
 
-from r3mem.hierarchy import Document, Flat, MemoryTree, Node
+from r3mem.hierarchy import Document, Flat, Node, SegmentTree
 from tests.battery.hierarchy import HierarchyBattery
 
 
@@ -17,4 +17,4 @@ def test_windows() -> None:
 def test_leaves_are_what_nothing_refines_in_document_order() -> None:
     top, first, second, inner = Node(0, 9), Node(0, 4, 1, 0), Node(4, 9, 1, 0), Node(0, 4, 2, 1)
     # By level, as a breadth-first builder lists them: the leaves then do not come in order.
-    assert MemoryTree(list(range(9)), [top, first, second, inner]).leaves == [inner, second]
+    assert SegmentTree(list(range(9)), [top, first, second, inner]).leaves == [inner, second]

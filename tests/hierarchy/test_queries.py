@@ -12,11 +12,11 @@ from r3mem.hierarchy import (
     EntityMentions,
     KeySentence,
     Lead,
-    MemoryTree,
     Mention,
     Node,
     NoQuery,
     QueryBuilder,
+    SegmentTree,
     Title,
 )
 
@@ -43,7 +43,7 @@ def asked(
     start = TEXT.index(words)
     end = start + len(words)
     node = Node(document.token_at(start), document.token_at(end), mentions=tuple(found.mentions_in(start, end)))
-    return builder.queries(MemoryTree(document, [node]), node, found)
+    return builder.queries(SegmentTree(document, [node]), node, found)
 
 
 def test_lead(byte_tokenizer: PreTrainedTokenizerFast, found: Annotations) -> None:

@@ -137,7 +137,7 @@ def test_prediction_writes_memories_that_hold_their_texts(
     assert Memory.load(folder / lines[0]["file"]).ratio == 4
 
 
-def test_texts_that_a_trained_model_spells_out_come_back_from_files(
+def test_texts_that_a_trained_model_reconstructs_come_back_from_files(
     run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = ("model/in_context_autoencoder", "data/files", "trainer/cpu", "experiment/autoregressive_decoder")

@@ -1,4 +1,4 @@
-"""Terms of one segment: which of them a decoder can give, and training with the one that spells texts out."""
+"""Terms of one segment: which of them a decoder can give, and training with the one that reconstructs texts."""
 
 from __future__ import annotations
 

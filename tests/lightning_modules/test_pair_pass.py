@@ -101,7 +101,7 @@ def test_autoencoding_is_the_likelihood_of_a_segment_given_its_own_memory(model:
         for t in range(2):
             text, memory = TEXTS[b][t], state(model, b, t)
             with model.at_ratio(RATIOS[t]):
-                opening_1V = Stepwise(model.backbone, model.compressor.spell(memory)).opening()
+                opening_1V = Stepwise(model.backbone, model.compressor.read_to_reconstruct(memory)).opening()
             total -= float(opening_1V.log_softmax(-1)[0, text[0]]) + log_p(model, t, memory, text[:1], text[1:])
             n_text += len(text)
     assert got == pytest.approx(total / n_text, abs=1e-4)

@@ -68,7 +68,7 @@ def test_what_is_beyond_the_stack_s_width_rides_along(make: Make, kind: type[Com
     assert torch.equal(step.state.slots_BKD[..., WIDTH:], written.slots_BKD[..., WIDTH:])
     assert not torch.allclose(step.state.slots_BKD[..., :WIDTH], written.slots_BKD[..., :WIDTH], atol=0.1)
     assert step.slots_BKD.shape[-1] == WIDTH
-    torch.testing.assert_close(step.slots_BKD, model.decoder.exclusive(written.slots_BKD[..., :WIDTH]))
+    torch.testing.assert_close(step.slots_BKD, model.decoder.project_off_share(written.slots_BKD[..., :WIDTH]))
 
 
 @torch.no_grad()
@@ -165,6 +165,6 @@ def test_without_an_exact_share_slots_stay_as_they_were_written(
     text = random_text([11, 6])
     step = model.step(text)
     assert torch.equal(step.state.slots_BKD, model.compressor(model.backbone, text, None).slots_BKD)
-    read, _ = model.exact.read(step.state.slots_BKD, text.lengths_B, 11)
+    read, _ = model.codec.read(step.state.slots_BKD, text.lengths_B, 11)
     assert read.ids_BN.shape == (2, 11)
     assert model.recall(model.retain("corrections hold every word")) == "corrections hold every word"

@@ -52,11 +52,11 @@ class Unasked(Term):
 class ReadAndSpelt(Term):
     """Needs what the backbone says of a segment behind another memory and behind its own."""
 
-    needs = Need.SCORES | Need.SPELLING
+    needs = Need.SCORES | Need.RECONSTRUCTION
 
     def forward(self, context: StepContext) -> tuple[Tensor, Tensor]:
         """How many rows are read, and how many are there."""
-        assert context.spelling.scores is not None
+        assert context.reconstruction.scores is not None
         return context.reading.rows_B.sum(), torch.tensor(len(context.text.lengths_B))
 
 
@@ -108,14 +108,14 @@ def test_what_terms_share_is_computed_once(module: Make, monkeypatch: pytest.Mon
         """The same under another name."""
 
     made = module(objective=Objective([QueryNLL(), Twice(), ForwardNLL(), ReadAndSpelt()]))
-    for name in ("step", "scores", "spelling"):
+    for name in ("step", "scores", "reconstruction"):
         plain = getattr(made.model, name)
         monkeypatch.setattr(
             made.model, name, lambda *a, name=name, plain=plain, **k: passes.append(name) or plain(*a, **k)
         )
     found, _ = made.sums(batch())
-    # The first segment has no memory to be read with, so nothing asks for its spelling.
-    assert passes == ["step", "scores", "step", "scores", "spelling"]
+    # The first segment has no memory to be read with, so nothing asks for its reconstruction.
+    assert passes == ["step", "scores", "step", "scores", "reconstruction"]
     assert [len(parts) for parts in found.values()] == [2, 2, 1, 1]
     assert torch.equal(found["query"][0][0], found["twice"][0][0])
 
@@ -124,7 +124,7 @@ def test_a_chain_is_read_with_what_its_terms_need(module: Make) -> None:
     """Segments of a chain are read apart from their own pass only where no term needs both."""
     made = module(attention=False, objective=Objective([ReadAndSpelt()]))
     chain = pairs() | {"level_T": torch.tensor([0, 0])}
-    ((read, rows),) = made.sums(chain)[0]["read_and_spelt"]
+    ((read, rows),) = made.sums(chain)[0]["read_and_reconstructed"]
     assert (int(read), int(rows)) == (2, 2)
 
 

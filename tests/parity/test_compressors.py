@@ -21,7 +21,7 @@ from tests.tiny_models import LAYERS, WIDTH, tiny_model
 RATIO = 4
 # The second segment needs more slots than the first in one row, fewer in the other.
 FIRST, SECOND = [11, 7], [6, 10]
-#: Of one row: slots of both segments, logits at the second given the first, and where the first is to be spelt out.
+#: Of one row: slots of both segments, logits at the second given the first, and where the first is to be reconstructed.
 Row = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -87,12 +87,12 @@ def agree(
     memory = MemoryState(first.slots_BKD, texts[0].lengths_B, RATIO)
     second = compressor(backbone, texts[1], memory)
     with compressor.reading(backbone):
-        spelt_BNV = backbone(texts[0], compressor.spell(memory)).logits_BNV
+        reconstructed_BNV = backbone(texts[0], compressor.read_to_reconstruct(memory)).logits_BNV
     ours: list[Row] = []
     for b in range(2):
         before, after = -(-FIRST[b] // RATIO), -(-SECOND[b] // RATIO)
         slots = (first.slots_BKD[b, :before], second.slots_BKD[b, :after])
-        ours.append((*slots, second.logits_BNV[b, : SECOND[b]], spelt_BNV[b, : FIRST[b]]))
+        ours.append((*slots, second.logits_BNV[b, : SECOND[b]], reconstructed_BNV[b, : FIRST[b]]))
     theirs = [reference(*(text.ids_BN[b, : text.lengths_B[b]] for text in texts)) for b in range(2)]
 
     gradients: list[list[Tensor]] = []

@@ -159,8 +159,8 @@ def test_five_hundred_x_compressor(backbone: Backbone) -> None:
         slots_KW = write(first_N)
         # The tokenizer of the tests has no BOS but an end.
         begin_1D = embedded(backbone, torch.tensor([backbone.tokenizer.eos_token_id]))
-        spelt_SV = after(frozen, slots_KW, torch.cat([begin_1D, embedded(backbone, first_N)]))
-        return slots_KW, write(second_N), after(frozen, slots_KW, embedded(backbone, second_N)), spelt_SV[1:]
+        reconstructed_SV = after(frozen, slots_KW, torch.cat([begin_1D, embedded(backbone, first_N)]))
+        return slots_KW, write(second_N), after(frozen, slots_KW, embedded(backbone, second_N)), reconstructed_SV[1:]
 
     def idle(name: str) -> bool:
         return f".{LAYERS - 1}." in name and not ("k_proj" in name or "v_proj" in name)

@@ -124,7 +124,8 @@ def test_many_segments_before_one_backward(dropout: float) -> None:
     def segments(stack: ReversibleStack, text_BND: Tensor, memory_BKD: Tensor) -> tuple[Tensor, ...]:
         outputs: list[Tensor] = []
         for t in range(3):
-            residual_BND, memory_BKD = stack.retain(text_BND.roll(t, dims=1), stack.exclusive(memory_BKD), LENGTHS_B)
+            before_BKD = stack.project_off_share(memory_BKD)
+            residual_BND, memory_BKD = stack.retain(text_BND.roll(t, dims=1), before_BKD, LENGTHS_B)
             outputs += [residual_BND, *stack.recall(memory_BKD, LENGTHS_B, N_TOKENS)]
         return (*outputs, memory_BKD)
 

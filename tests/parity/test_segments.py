@@ -51,7 +51,7 @@ def test_one_step_is_the_sum_of_its_parts(model: R3Mem) -> None:
     rotation_DD, projection_CD = binding._rotation_DD.double(), binding._projection_CD.double()
     n_share, n_code = binding.share_dims, binding.code_dims
     basis_DE = rotation_DD[:, :n_share]
-    table_VD = model.exact.table.table_VD.double()
+    table_VD = model.codec.table.table_VD.double()
     by_hand_BKD = written_BKD - written_BKD @ basis_DE @ basis_DE.T
     torch.testing.assert_close(step.slots_BKD.double(), by_hand_BKD, atol=1e-4, rtol=1e-4)
     for b, length in enumerate(text.lengths_B.tolist()):

@@ -16,7 +16,7 @@ from r3mem.plain_data import components
 from r3mem.plain_data.components import (
     build,
     describe,
-    digest,
+    description_digest,
     first_path,
     identity,
     imported,
@@ -129,7 +129,7 @@ def test_names_made_of_descriptions_are_those_of_the_first_version() -> None:
     del stack["init_args"]["invertible_backward"]
     for name in ("token_dims", "block", "amplitude"):
         del stack["init_args"]["couplings"][0]["init_args"][name]
-    assert [digest(each) for each in (stack, decoder, compressor)] == [
+    assert [description_digest(each) for each in (stack, decoder, compressor)] == [
         "ad25ff3ca0881103",
         "e64c1476ea1e0060",
         "f4495d376cb4a67d",

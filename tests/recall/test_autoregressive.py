@@ -1,4 +1,4 @@
-"""AutoregressiveDecoder: texts spelt out by the language model come back exactly, or are refused.
+"""AutoregressiveDecoder: texts reconstructed by the language model come back exactly, or are refused.
 
 Shape legend: B batch, N text tokens, K virtual tokens, D width, V vocabulary.
 """
@@ -19,7 +19,7 @@ from r3mem.backbone.stepwise import Stepwise
 from r3mem.compressors import Compressor, InContextAutoencoder, NoMemory, RecurrentMemory, VirtualTokens
 from r3mem.compressors.controls.base import Control
 from r3mem.hierarchy import BlankLines, FixedWindows, Flat, Level, MultiLevel
-from r3mem.objectives import spelling_nll
+from r3mem.objectives import reconstruction_nll
 from r3mem.recall import corrections
 from r3mem.recall.autoregressive import ROWS
 from r3mem.reversible import AutoregressiveDecoder
@@ -29,7 +29,7 @@ Make = Callable[..., R3Mem]
 
 
 class SameSlots(Control):
-    """Writes the same slots whatever the text: what a model spells out from them, it recalls by itself."""
+    """Writes the same slots whatever the text: what a model reconstructs from them, it recalls by itself."""
 
     def slots(self, backbone: Backbone, text: Segments) -> Tensor:
         n_rows, n_slots = self.slot_mask(text).shape
@@ -38,7 +38,7 @@ class SameSlots(Control):
 
 @pytest.fixture
 def make(tiny_backbone: Callable[..., Backbone]) -> Make:
-    """``make(compressor, margin=0.01, family="llama")``: a model that spells texts out."""
+    """``make(compressor, margin=0.01, family="llama")``: a model that reconstructs texts."""
 
     def made(compressor: Compressor | None = None, margin: float | None = None, family: str = "llama") -> R3Mem:
         torch.manual_seed(0)
@@ -50,16 +50,16 @@ def make(tiny_backbone: Callable[..., Backbone]) -> Make:
     return made
 
 
-def spelt(model: R3Mem, n_tokens: int) -> list[int]:
-    """What the model spells out from the slots of a text of that length, token by token in whole passes."""
+def reconstructed(model: R3Mem, n_tokens: int) -> list[int]:
+    """What the model reconstructs from the slots of a text of that length, token by token in whole passes."""
     text = Segments.pad([[0] * n_tokens])
     with torch.no_grad():
         state, ids = model.step(text, logits=False).state, []
         for _ in range(n_tokens):
             if not ids:
-                logits_V = model.spelling(text, state).opening_BV[0]
+                logits_V = model.reconstruct(text, state).opening_BV[0]
             else:
-                logits_V = model.spelling(Segments.pad([ids]), state).logits_BNV[0, -1]
+                logits_V = model.reconstruct(Segments.pad([ids]), state).logits_BNV[0, -1]
             ids.append(int(logits_V.argmax()))
     return ids
 
@@ -68,10 +68,10 @@ def spelt(model: R3Mem, n_tokens: int) -> list[int]:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
-def test_what_the_model_spells_by_itself_needs_no_correction(make: Make, family: str) -> None:
+def test_what_the_model_reconstructs_by_itself_needs_no_correction(make: Make, family: str) -> None:
     model = make(SameSlots(WIDTH, RATIO), margin=0, family=family)
     for n_tokens in (1, 5, SEGMENT):
-        ids = spelt(model, n_tokens)
+        ids = reconstructed(model, n_tokens)
         memory = model.retain(ids, precision="float32")
         assert (memory.wrong, memory.correction_bits) == ([0], 0)
         assert model.recall_ids(memory) == ids
@@ -79,15 +79,15 @@ def test_what_the_model_spells_by_itself_needs_no_correction(make: Make, family:
 
 def test_one_other_token_is_one_correction_but_a_free_run_goes_astray(make: Make) -> None:
     model = make(SameSlots(WIDTH, RATIO), margin=0)
-    own = spelt(model, SEGMENT)
+    own = reconstructed(model, SEGMENT)
     ids = [*own[:6], (own[6] + 1) % 256, *own[7:]]
     memory = model.retain(ids, precision="float32")
     with torch.no_grad():
-        out = model.spelling(Segments.pad([ids]), model.state(memory))
+        out = model.reconstruct(Segments.pad([ids]), model.state(memory))
     best = [int(out.opening_BV[0].argmax()), *out.logits_BNV[0, :-1].argmax(-1).tolist()]
     expected = [i for i in range(SEGMENT) if best[i] != ids[i]]
     assert corrections.unpack(memory.corrections[0], VOCABULARY)[0].tolist() == expected and 6 in expected
-    # What it would spell by itself is `own`; only one token of it is not the text's.
+    # What it would reconstruct by itself is `own`; only one token of it is not the text's.
     assert memory.wrong == [1] and len(expected) > 1
     assert model.recall_ids(memory) == ids
 
@@ -100,7 +100,7 @@ def test_the_free_run_is_counted(make: Make) -> None:
     found = []
     for t, row in enumerate(rows):
         state = model.state(memory.part(t))
-        words, _ = model.exact.read(state.slots_BKD, state.lengths_B, len(row))
+        words, _ = model.codec.read(state.slots_BKD, state.lengths_B, len(row))
         found.append(sum(a != b for a, b in zip(words.ids_BN[0].tolist(), row, strict=True)))
     assert memory.wrong == found and sum(found) > 0
 
@@ -119,7 +119,7 @@ def test_nothing_is_written_into_the_memory(make: Make) -> None:
 @pytest.mark.parametrize("margin, kept", [(0.0, 0), (math.inf, SEGMENT)])
 def test_the_margin_decides_what_is_kept_of_what_is_right(make: Make, margin: float, kept: int) -> None:
     model = make(SameSlots(WIDTH, RATIO), margin)
-    ids = spelt(model, SEGMENT)
+    ids = reconstructed(model, SEGMENT)
     memory = model.retain(ids, precision="float32")
     assert len(corrections.unpack(memory.corrections[0], VOCABULARY)[0]) == kept
     assert memory.wrong == [0] and model.recall_ids(memory) == ids
@@ -130,7 +130,7 @@ def test_logits_that_move_by_less_than_half_the_margin_change_nothing(
     make: Make, noise: float, survives: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make(SameSlots(WIDTH, RATIO), margin=0.1)
-    ids = spelt(model, SEGMENT)
+    ids = reconstructed(model, SEGMENT)
     texts = [[*ids[:n], (ids[n] + 1) % 256, *ids[n + 1 :]] for n in range(SEGMENT)]
     memories = model.retain(texts, precision="float32")
     generator, after, opening = torch.Generator().manual_seed(0), Stepwise.after, Stepwise.opening
@@ -163,7 +163,7 @@ def test_batches_of_another_shape_than_at_retain(make: Make, layers: tuple[int, 
     compressor = None if layers is None else VirtualTokens(WIDTH, RATIO, *layers)
     model = make(compressor)
     generator = torch.Generator().manual_seed(0)
-    # More segments than are spelt at a time, of unequal length; end marks among the tokens.
+    # More segments than are reconstructed at a time, of unequal length; end marks among the tokens.
     lengths = [1, 5, SEGMENT, 3 * SEGMENT + 2, (ROWS + 2) * SEGMENT + 7]
     rows = [torch.randint(VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
     together = model.retain(rows)
@@ -203,7 +203,7 @@ def test_what_does_not_fit_is_refused_and_never_another_text(make: Make) -> None
 # -- the seam --------------------------------------------------------------------------------------------------------
 
 
-def test_a_memory_of_another_speller_is_refused(make: Make, tiny_backbone: Callable[..., Backbone]) -> None:
+def test_a_memory_of_another_reconstructor_is_refused(make: Make, tiny_backbone: Callable[..., Backbone]) -> None:
     model, memory = make(), make().retain(TEXT)
     assert model.recall(memory) == TEXT, "the same model, built twice"
     assert make(margin=3.0).recall(memory) == TEXT, "the margin decides what is kept, not what is read"
@@ -226,7 +226,7 @@ def test_other_ratios(make: Make) -> None:
     model = make()
     memory = model.retain(TEXT)
     with model.at_ratio(8):
-        assert model.ratio == model.decoder.ratio == model.exact.ratio == 8
+        assert model.ratio == model.decoder.ratio == model.codec.ratio == 8
         other = model.retain(TEXT)
         assert model.recall(other) == model.recall(memory) == TEXT and other.n_slots < memory.n_slots
     assert model.recall(other) == model.recall(memory) == TEXT
@@ -258,7 +258,7 @@ def test_saved_and_loaded(backbone_folder: Path, tmp_path: Path) -> None:
     assert copy.deepcopy(again).recall(memory) == TEXT
 
 
-def test_a_copy_spells_with_its_own_weights(make: Make) -> None:
+def test_a_copy_reconstructs_with_its_own_weights(make: Make) -> None:
     model = make()
     memory, other = model.retain(TEXT), copy.deepcopy(model)
     awaken_adapters(model.backbone, seed=9)
@@ -284,8 +284,8 @@ def test_settings_that_cannot_work(make: Make) -> None:
 def test_the_first_token_is_trained_too(make: Make) -> None:
     model, text = make(), Segments.pad([[7, 8, 9], [3], []])
     state = model.step(text, logits=False).state
-    out = model.spelling(text, state)
-    total, count = spelling_nll(out, text)
+    out = model.reconstruct(text, state)
+    total, count = reconstruction_nll(out, text)
     logs = [
         out.opening_BV[:2].log_softmax(-1),
         out.logits_BNV[:1, 0].log_softmax(-1),
@@ -296,7 +296,7 @@ def test_the_first_token_is_trained_too(make: Make) -> None:
     torch.testing.assert_close(total, -expected)
 
 
-def test_a_trained_speller_recalls_by_itself(make: Make) -> None:
+def test_a_trained_reconstructor_recalls_by_itself(make: Make) -> None:
     model = make(RecurrentMemory(WIDTH, RATIO))
     model.calibrate(segment_tokens=SEGMENT, segments=4)
     ids = [list(b"to be or"), list(b"not to b")]
@@ -305,7 +305,7 @@ def test_a_trained_speller_recalls_by_itself(make: Make) -> None:
     # At 1e-2 rounding decides whether it is learned: it was with AVX-512, and was not without.
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 3e-3)
     for _ in range(200):
-        total, count = spelling_nll(model.spelling(text, model.step(text, logits=False).state), text)
+        total, count = reconstruction_nll(model.reconstruct(text, model.step(text, logits=False).state), text)
         (total / count).backward()
         optimizer.step()
         optimizer.zero_grad()

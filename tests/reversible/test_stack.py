@@ -89,7 +89,7 @@ def test_streams_are_cast_up_to_float32(dtype: torch.dtype) -> None:
     retained = stack.retain(text_BND, slots_BKD, LENGTHS_B)
     torch.testing.assert_close(retained, stack.retain(text_BND.float(), slots_BKD.float(), LENGTHS_B), atol=0, rtol=0)
     assert {stream.dtype for stream in (*retained, *stack.recall(slots_BKD, LENGTHS_B, 14))} == {torch.float32}
-    assert stack.exclusive(slots_BKD).dtype == torch.float32
+    assert stack.project_off_share(slots_BKD).dtype == torch.float32
 
 
 def matmul_precision() -> str:
@@ -183,11 +183,11 @@ def test_share_is_that_of_the_first_coupling_that_has_one() -> None:
     binding, other = PositionBinding(32, 4, share=0.5), PositionBinding(32, 4, share=0.25, seed=1)
     stack = ReversibleStack([AttentionCoupling(32, 4), binding, other])
     assert stack.share_dims == 16 and stack.rotation_DD is binding.rotation_DD
-    exclusive_BKD = stack.exclusive(streams()[1])
-    assert (exclusive_BKD @ binding.rotation_DD)[..., :16].abs().max() < 1e-5
+    projected_BKD = stack.project_off_share(streams()[1])
+    assert (projected_BKD @ binding.rotation_DD)[..., :16].abs().max() < 1e-5
     bare = ReversibleStack([AttentionCoupling(32, 4)])
     assert bare.share_dims == 0 and bare.rotation_DD is None
-    assert torch.equal(bare.exclusive(streams()[1]), streams()[1])
+    assert torch.equal(bare.project_off_share(streams()[1]), streams()[1])
 
 
 def test_refuses_lists_that_cannot_work() -> None:

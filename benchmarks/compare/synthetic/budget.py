@@ -22,8 +22,8 @@ class TaskBudget:
         step_tokens: Tokens of histories and questions a step, about.
         lr: Highest learning rate of a method.
         reader_lr: That of the small model on full text.
-        autoencode: Weight of spelling each segment out from its memory, the same for all methods; None leaves each the
-            weight of its own file, which is 0 for most.
+        autoencode: Weight of reconstructing each segment from its memory, the same for all methods; None leaves each
+            the weight of its own file, which is 0 for most.
         questions: Asked about each history in training; one is asked in evaluation.
         train_segments: Longest histories in training, segments.
         ratios: Trained and measured at one segment.
@@ -56,7 +56,7 @@ class TaskBudget:
 
     @classmethod
     def full(cls, task: str) -> TaskBudget:
-        """Of the published figures: spelling decides more than the compressor does, so all methods have it alike.
+        """Of the published figures: reconstruction decides more than the compressor does, so all methods have it alike.
 
         Associative recall is measured closely, with steps enough to leave a start of which nothing is learned in half.
         The other tasks have fewer points and steps, so that the whole suite takes hours and not a day.

@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from benchmarks.compare.methods import FULL_TEXT, compressor_of, decoder_of, weight_of
-from benchmarks.compare.no_words import NoWords
 from benchmarks.compare.synthetic.budget import TaskBudget
 from benchmarks.compare.synthetic.grid import Grid, Point
 from benchmarks.compare.synthetic.order import TrainingOrder
@@ -30,8 +29,8 @@ from benchmarks.parts.training import Cost, train
 from datamodules.synthetic import Examples, generator_of
 from r3mem import ConfigError, MemoryState, R3Mem, Segments
 from r3mem.memory import slots_needed
-from r3mem.objectives import Autoencode, spelling_nll
-from r3mem.reversible import ReversibleStack
+from r3mem.objectives import Autoencode, reconstruction_nll
+from r3mem.reversible import IdentityCoupling, ReversibleStack
 
 BYTES = 2  # Of a number in float16.
 
@@ -60,7 +59,7 @@ class Learner:
         try:
             self.model.set_ratio(ratio)
         except ConfigError:
-            self.model.decoder = ReversibleStack([NoWords(ratio)])
+            self.model.decoder = ReversibleStack([IdentityCoupling(ratio)])
             self.model.set_ratio(ratio)
 
     def remember(self, history_BTN: Tensor) -> tuple[MemoryState, list[MemoryState]]:
@@ -90,16 +89,16 @@ class Learner:
         assert state is not None
         return state, made
 
-    def spelling_nll(self, history_BTN: Tensor, made: list[MemoryState]) -> Tensor:
-        """Mean negative log-likelihood of histories, each segment spelt out from its own memory.
+    def reconstruction_nll(self, history_BTN: Tensor, made: list[MemoryState]) -> Tensor:
+        """Mean negative log-likelihood of histories, each segment reconstructed from its own memory.
 
         Args:
             history_BTN: The segments.
             made: What :meth:`remember` gave of each.
         """
         text = Segments.whole(history_BTN.transpose(0, 1).flatten(0, 1))
-        spelt, count = spelling_nll(self.model.spelling(text, MemoryState.stacked(made)), text)
-        return spelt / count
+        total, count = reconstruction_nll(self.model.reconstruct(text, MemoryState.stacked(made)), text)
+        return total / count
 
 
 def run_task(task: str, method: str, seed: int, budget: TaskBudget, starts: Path) -> dict[str, Any]:
@@ -157,7 +156,7 @@ def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBud
     model = learner.model
     generator, order = generator_of(seed, "train"), TrainingOrder(grid, budget, seed)
     own = weight_of(method, Autoencode)
-    spelling = own if budget.autoencode is None else budget.autoencode
+    weight = own if budget.autoencode is None else budget.autoencode
     learner.use(grid.smallest(budget.ratios))
     sample = grid.build(grid.streamed, 1, 1).draw(64, generator).history_BTN.flatten().tolist()
     model.calibrate(sample, grid.build(grid.streamed, 1, 1).segment_tokens)
@@ -176,7 +175,7 @@ def _train(learner: Learner, method: str, grid: Grid, seed: int, budget: TaskBud
         ids_BX, answer_BX = asked(examples, order.trained_of(answer_tokens))
         nll, _ = answer_nll(model.likelihood(Segments.whole(ids_BX), state), ids_BX, answer_BX)
         order.told(float(nll.detach()), answer_tokens)
-        return nll + (spelling * learner.spelling_nll(examples.history_BTN, made) if spelling else 0.0), nll
+        return nll + (weight * learner.reconstruction_nll(examples.history_BTN, made) if weight else 0.0), nll
 
     def tokens(drawn: tuple[Point, Examples]) -> int:
         return drawn[1].history_BTN.numel() + asked(drawn[1])[0].numel()
@@ -218,13 +217,13 @@ def _row(
         positions = int(model.compressor.read(state).mask_BP.sum(1).max())
         # What is never read is no memory.
         size = BYTES * state.slots_BKD[0].numel() if positions else 0
-        found_BA = _spelt(lambda text, state=state: model.likelihood(text, state), part)
+        found_BA = _free_running(lambda text, state=state: model.likelihood(text, state), part)
         equal.append(found_BA == part.answer_BMA[:, 0])
         if reread:
             read_BTN = torch.stack([_recalled(model, own) for own in made], 1)
             words += int((read_BTN == part.history_BTN).sum())
             tokens += read_BTN.numel()
-            found_BA = _spelt(_after(reader, read_BTN), part)
+            found_BA = _free_running(_after(reader, read_BTN), part)
             recalled_right += int((found_BA == part.answer_BMA[:, 0]).all(1).sum())
     row = _about(grid, point, budget) | {
         "positions": positions, "bytes": size, "share": learner.share, **_right(torch.cat(equal)),
@@ -245,7 +244,7 @@ def _full_text_rows(
     @cache
     def right(value: int, segments: int) -> dict[str, float]:
         parts = _pieces(grid, Point(value, segments, 1), seed, budget)
-        found = [_spelt(_after(reader, part.history_BTN), part) == part.answer_BMA[:, 0] for part in parts]
+        found = [_free_running(_after(reader, part.history_BTN), part) == part.answer_BMA[:, 0] for part in parts]
         return _right(torch.cat(found))
 
     def row(point: Point) -> dict[str, Any]:
@@ -284,7 +283,7 @@ def _after(reader: LlamaForCausalLM, history_BTN: Tensor) -> Any:
     return logits
 
 
-def _spelt(logits_of: Any, examples: Examples) -> Tensor:
+def _free_running(logits_of: Any, examples: Examples) -> Tensor:
     """The answers ``BA`` to the first questions, greedy, each token after those found before it."""
     ids_BX = examples.question_BMQ[:, 0]
     for _ in range(examples.answer_BMA.shape[2]):
@@ -296,5 +295,5 @@ def _spelt(logits_of: Any, examples: Examples) -> Tensor:
 def _recalled(model: R3Mem, state: MemoryState) -> Tensor:
     """Tokens ``BN`` recalled from one segment's memory in float16."""
     n_tokens = int(state.lengths_B.max())
-    read, _ = model.exact.read(state.slots_BKD.half().float(), state.lengths_B, n_tokens)
+    read, _ = model.codec.read(state.slots_BKD.half().float(), state.lengths_B, n_tokens)
     return read.ids_BN

@@ -20,7 +20,7 @@ from r3mem.objectives import forward_nll
 
 
 def train_recall(model: R3Mem, method: str, seed: int, budget: TextBudget, windows: list[list[int]]) -> Cost:
-    """Every method learns to spell a segment out from its memory, at each ratio in turn; the reader, to repeat it."""
+    """Every method learns to reconstruct a segment from its memory, at each ratio in turn; the reader, to repeat it."""
     order, queue = random.Random(seed), list[list[int]]()
     # As many tokens a step as in `retention`.
     batch = max(1, budget.batch * WINDOW // budget.recall_tokens)
@@ -34,8 +34,8 @@ def train_recall(model: R3Mem, method: str, seed: int, budget: TextBudget, windo
 
     def loss(step: int, ids_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         model.set_ratio(budget.ratios[step % len(budget.ratios)])
-        logits_BNV, spelt = _spelling(model, method, ids_BN)
-        total, count = forward_nll(logits_BNV, spelt, spelt.lengths_B > 0)
+        logits_BNV, reconstructed = _reconstruction(model, method, ids_BN)
+        total, count = forward_nll(logits_BNV, reconstructed, reconstructed.lengths_B > 0)
         return total / count, total / count
 
     steps = max(1, budget.train_tokens // (batch * budget.recall_tokens))
@@ -48,8 +48,9 @@ def recall_rows(
 ) -> list[dict[str, Any]]:
     """Share of segments that come back whole, each token after those that were given back before it.
 
-    A method with an exact share runs its stack backward, before any correction; the others spell out. How well each
-    spells stands beside it, with the right tokens before each token (teacher-forced) and with its own (free-running).
+    A method with an exact share runs its stack backward, before any correction; the others reconstruct. How well each
+    reconstructs stands beside it: with the right tokens before each token (teacher-forced), and with its own
+    (free-running).
     """
     rows: list[dict[str, Any]] = []
     for text, windows in held.items():
@@ -59,17 +60,17 @@ def recall_rows(
             if method != FULL_TEXT:
                 model.set_ratio(ratio)
                 memory = memory_cost(model.step(Segments.whole(ids_BN[:1]), logits=False).state, model)
-            logits_BNV, _ = _spelling(model, method, ids_BN)
-            free = _spelt(model, method, ids_BN)
+            logits_BNV, _ = _reconstruction(model, method, ids_BN)
+            free = _reconstructed(model, method, ids_BN)
             right = sum(a == b for out, ids in zip(free, windows, strict=True) for a, b in zip(out, ids, strict=False))
             row = {
                 "text": text, "segments": 1, "ratio": ratio, **memory, "share": share_of(model),
-                "recalled_by": "spelling",
+                "recalled_by": "reconstruction",
                 "teacher_forced_accuracy": float((logits_BNV[:, :-1].argmax(-1) == ids_BN).float().mean()),
                 "free_running_accuracy": right / ids_BN.numel(),
-                "spelt_exact": sum(out == ids for out, ids in zip(free, windows, strict=True)) / len(windows),
+                "reconstructed_exact": sum(out == ids for out, ids in zip(free, windows, strict=True)) / len(windows),
             }  # fmt: skip
-            row |= {"recall_exact": row["spelt_exact"], "recall_exact_n": len(windows)}
+            row |= {"recall_exact": row["reconstructed_exact"], "recall_exact_n": len(windows)}
             if share_of(model):
                 exact = recall_row(model, text, windows, "float16")
                 row |= {"recalled_by": "stack", "recall_exact": exact["exact_match"]}
@@ -78,25 +79,25 @@ def recall_rows(
     return rows
 
 
-def _spelling(model: R3Mem, method: str, ids_BN: torch.Tensor) -> tuple[torch.Tensor, Segments]:
+def _reconstruction(model: R3Mem, method: str, ids_BN: torch.Tensor) -> tuple[torch.Tensor, Segments]:
     """Next-token logits at ``[start ; text]`` given the text's memory, and what they are at."""
-    spelt_BN = torch.nn.functional.pad(ids_BN, (1, 0), value=_start(model))
-    spelt = Segments.whole(spelt_BN)
+    reconstructed_BN = torch.nn.functional.pad(ids_BN, (1, 0), value=_start(model))
+    reconstructed = Segments.whole(reconstructed_BN)
     if method == FULL_TEXT:
-        both = Segments.whole(torch.cat([ids_BN, spelt_BN], 1))
-        return model.likelihood(both)[:, ids_BN.shape[1] :], spelt
-    logits_BNV = model.spelling(spelt, model.step(Segments.whole(ids_BN), logits=False).state).logits_BNV
+        both = Segments.whole(torch.cat([ids_BN, reconstructed_BN], 1))
+        return model.likelihood(both)[:, ids_BN.shape[1] :], reconstructed
+    logits_BNV = model.reconstruct(reconstructed, model.step(Segments.whole(ids_BN), logits=False).state).logits_BNV
     assert logits_BNV is not None
-    return logits_BNV, spelt
+    return logits_BNV, reconstructed
 
 
-def _spelt(model: R3Mem, method: str, ids_BN: torch.Tensor) -> list[list[int]]:
-    """What is spelt out, each token after the model's own."""
+def _reconstructed(model: R3Mem, method: str, ids_BN: torch.Tensor) -> list[list[int]]:
+    """What is reconstructed, each token after the model's own."""
     n_batch, n_text = ids_BN.shape
     length = {"max_new_tokens": n_text, "min_new_tokens": n_text, "do_sample": False}
     if method == FULL_TEXT:
         return model.backbone.generate([[*ids, _start(model)] for ids in ids_BN.tolist()], **length)
-    prefix = model.compressor.spell(model.step(Segments.whole(ids_BN), logits=False).state)
+    prefix = model.compressor.read_to_reconstruct(model.step(Segments.whole(ids_BN), logits=False).state)
     with model.compressor.reading(model.backbone):
         return model.backbone.generate([[_start(model)]] * n_batch, prefix, **length)
 

@@ -54,7 +54,7 @@ class TextBudget:
         """Minutes a run on one CPU core: what a method gives soon, and what it costs. Texts have to be given.
 
         It computes in float32: bfloat16 takes several times as long on a CPU without AVX-512. Thirty thousand tokens
-        taught no spelling (recall-cpu.json), so that `recall` trains for its costs alone, a step at each ratio;
+        taught no reconstruction (recall-cpu.json), so that `recall` trains for its costs alone, a step at each ratio;
         `retention` has two at each.
         """
         budget = cls(dtype="float32", texts=(), source_tokens=400_000)

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 
 from benchmarks.compare.methods import compressor_of, has_maps
-from benchmarks.compare.no_words import NoWords
 from benchmarks.parts.harness import console
 from benchmarks.parts.training import Cost, keep_training, train, trained_before
 from r3mem import Backbone, MemoryState, R3Mem, Segments
 from r3mem.model.saving import load_own_state, read_weights
-from r3mem.objectives import forward_nll, spelling_nll
+from r3mem.objectives import forward_nll, reconstruction_nll
 from r3mem.plain_data.components import describe
-from r3mem.reversible import PositionBinding, ReversibleStack
+from r3mem.reversible import IdentityCoupling, PositionBinding, ReversibleStack
 
 # The reader of raw text; all other methods are files of configs/model/.
 RAW = "raw"
@@ -63,7 +62,7 @@ def build(method: str, backbone_name: str, dtype: str, ratios: list[int], option
     share, ratio = options.pop("share", 0.25), min(ratios)
     # The raw reader has a compressor that it never uses.
     made = compressor_of("no_memory" if method == RAW else method, backbone, ratio, HISTORY, **options)
-    words = PositionBinding(backbone.width, ratio, share) if share else NoWords(ratio)
+    words = PositionBinding(backbone.width, ratio, share) if share else IdentityCoupling(ratio)
     model = R3Mem(backbone, made, ReversibleStack([words]))
     model.set_ratio(max(ratios))
     return model
@@ -126,7 +125,7 @@ def trained(
         lr: Highest learning rate.
         seed: Of the order.
         folder: Where the trained model is kept; None keeps nothing.
-        weight: Of the likelihood of the history itself, spelt out from its memory.
+        weight: Of the likelihood of the history itself, reconstructed from its memory.
     """
     settings = {
         "method": method, "windows": len(windows), "views": [asdict(view) for view in views], "tokens": tokens,
@@ -156,8 +155,8 @@ def trained(
         nll = total / count
         if not weight or state is None:
             return nll, nll
-        spelt, n_spelt = spelling_nll(model.spelling(text, state), text)
-        return nll + weight * spelt / n_spelt, nll
+        reconstructed, n_reconstructed = reconstruction_nll(model.reconstruct(text, state), text)
+        return nll + weight * reconstructed / n_reconstructed, nll
 
     # The raw reader has a compressor that it never uses.
     part = model.backbone if method == RAW else model

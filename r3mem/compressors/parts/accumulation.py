@@ -20,20 +20,20 @@ from r3mem.memory import MemoryState, Segments
 
 
 class Accumulates(Compressor):
-    """A compressor whose state is the slots of all segments, up to ``most``."""
+    """A compressor whose state is the slots of all segments, up to ``max_slots``."""
 
     accumulates: ClassVar[bool] = True
-    state_settings: ClassVar[tuple[str, ...]] = ("ratio", "most")
-    most: int
+    state_settings: ClassVar[tuple[str, ...]] = ("ratio", "max_slots")
+    max_slots: int
 
     @property
     def state_slots(self) -> int | None:
         """See :attr:`Compressor.state_slots`."""
-        return self.most
+        return self.max_slots
 
     def next_state(self, backbone: Backbone, before: MemoryState | None, written: MemoryState) -> MemoryState:
-        """All that was written, up to ``most``; see :func:`accumulated`."""
-        return accumulated(before, written, self.most)
+        """All that was written, up to ``max_slots``; see :func:`accumulated`."""
+        return accumulated(before, written, self.max_slots)
 
 
 class AccumulatingSlots(Accumulates, AppendedSlots):
@@ -43,13 +43,13 @@ class AccumulatingSlots(Accumulates, AppendedSlots):
         width: D, width of the backbone.
         ratio: Text tokens per virtual token.
         slots: S, learned vectors, as the class that is accumulated takes them.
-        most: Slots that a state holds at most.
+        max_slots: Slots that a state holds at most.
     """
 
-    def __init__(self, width: int, ratio: int, slots: int | None, most: int) -> None:
+    def __init__(self, width: int, ratio: int, slots: int | None, max_slots: int) -> None:
         super().__init__(width, ratio, slots)  # type: ignore[arg-type]  # Vectors of keys and values may be one for all.
-        check_most(most)
-        self.most = most
+        check_max_slots(max_slots)
+        self.max_slots = max_slots
 
     @torch.no_grad()
     def calibrate(self, backbone: Backbone, text: Segments, finish: Callable[[Tensor], Tensor]) -> float:
@@ -61,25 +61,25 @@ class AccumulatingSlots(Accumulates, AppendedSlots):
         return 1.0
 
 
-def check_most(most: int) -> None:
+def check_max_slots(max_slots: int) -> None:
     """Refuse a state that holds nothing.
 
     Raises:
         ConfigError: It has no slot.
     """
-    if whole_setting(most, "most") < 1:
-        raise ConfigError(f"most {most} is not possible; a state holds at least 1 slot")
+    if whole_setting(max_slots, "max_slots") < 1:
+        raise ConfigError(f"max_slots {max_slots} is not possible; a state holds at least 1 slot")
 
 
-def accumulated(before: MemoryState | None, written: MemoryState, most: int) -> MemoryState:
-    """All slots in use of both, in order, the last ``most`` of each row; a slot counts for a whole ``ratio``.
+def accumulated(before: MemoryState | None, written: MemoryState, max_slots: int) -> MemoryState:
+    """All slots in use of both, in order, the last ``max_slots`` of each row; a slot counts for a whole ``ratio``.
 
     A row whose segment was empty stays as it was, one that was emptied (`MemoryState.forget`) begins anew.
 
     Args:
         before: What was remembered before the segment, None at the start of a text.
         written: The segment's own memory; a row of length 0 had no segment.
-        most: Slots that a state holds at most.
+        max_slots: Slots that a state holds at most.
 
     Returns:
         The state, with the number of each slot's segment; numbers rise, and not all need be there.
@@ -90,7 +90,7 @@ def accumulated(before: MemoryState | None, written: MemoryState, most: int) -> 
     both_BK = torch.cat(_numbers(before, written), 1)
     held_B = before.mask_BK.sum(1)
     count_B = held_B + written.mask_BK.sum(1)
-    kept_B = count_B.clamp(max=most)
+    kept_B = count_B.clamp(max=max_slots)
     place_J = torch.arange(max(1, int(kept_B.max())), device=both_BKD.device)
     order_BJ = (count_B - kept_B)[:, None] + place_J
     # Slots out of use stand between those of the state and those of the segment.

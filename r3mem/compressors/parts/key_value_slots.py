@@ -89,7 +89,7 @@ class KeyValueSlots(AppendedSlots):
 
     def write(
         self, backbone: Backbone, text: Segments, prefix: Prefix | None, start_BKD: Tensor, logits: bool,
-        among: bool = False,
+        interleaved: bool = False,
     ) -> Written:  # fmt: skip
         """Run a text with vectors in it and take their keys and values.
 
@@ -99,12 +99,12 @@ class KeyValueSlots(AppendedSlots):
             prefix: What is read in front of them.
             start_BKD: Input embeddings of the write slots.
             logits: Whether the likelihood is needed.
-            among: Each slot stands behind the tokens that it stands for, not all behind the text.
+            interleaved: Each slot stands behind the tokens that it stands for, not all behind the text.
         """
         mask_BK, slot_K = self.slot_mask(text), torch.arange(start_BKD.shape[1], device=start_BKD.device)
         out = backbone(
             text, prefix, start_BKD, text.lengths_B[:, None] + slot_K, mask_BK, logits=logits,
-            slots_after_BK=self.slots_after(text) if among else None, key_values=True,
+            slots_after_BK=self.slots_after(text) if interleaved else None, key_values=True,
         )  # fmt: skip
         assert out.key_values_BKW is not None
         return Written(out.key_values_BKW * mask_BK[..., None], out.scores)

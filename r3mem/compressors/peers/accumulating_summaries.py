@@ -14,9 +14,11 @@ from __future__ import annotations
 from r3mem.backbone import Backbone
 from r3mem.compressors.base import Written
 from r3mem.compressors.parts.accumulation import AccumulatingSlots
+from r3mem.errors.renamed import renamed_arguments
 from r3mem.memory import MemoryState, Segments
 
 
+@renamed_arguments(most="max_slots")
 class AccumulatingSummaries(AccumulatingSlots):
     """Summary vectors of each segment, read together with those of all segments before, in order (2305.14788).
 
@@ -26,7 +28,7 @@ class AccumulatingSummaries(AccumulatingSlots):
     Where this differs from the paper:
 
     - The number of summary vectors follows the segment, ``K = ceil(N / ratio)``; the paper has 50 for any length.
-    - A state is finite: beyond ``most`` slots the oldest are dropped.
+    - A state is finite: beyond ``max_slots`` slots the oldest are dropped.
     - Positions run on from the summaries through the segment to the learned vectors, as the paper has it with rotary
       positions; where a backbone has absolute positions, the paper gives summaries none.
     - Segments are as long as the data module cuts them; the paper draws their lengths, as a range of
@@ -38,11 +40,11 @@ class AccumulatingSummaries(AccumulatingSlots):
         width: D, width of the backbone.
         ratio: Text tokens per virtual token.
         slots: S, learned vectors; the longest segment needs its number of tokens divided by the ratio.
-        most: Slots that a state holds at most.
+        max_slots: Slots that a state holds at most.
     """
 
-    def __init__(self, width: int, ratio: int = 16, slots: int = 128, most: int = 512) -> None:
-        super().__init__(width, ratio, slots, most)
+    def __init__(self, width: int, ratio: int = 16, slots: int = 128, max_slots: int = 512) -> None:
+        super().__init__(width, ratio, slots, max_slots)
 
     def forward(self, backbone: Backbone, text: Segments, memory: MemoryState | None, logits: bool = True) -> Written:
         """See :meth:`Compressor.forward`."""

@@ -19,9 +19,11 @@ from r3mem.backbone import Backbone
 from r3mem.compressors.base import Written
 from r3mem.compressors.parts.accumulation import AccumulatingSlots
 from r3mem.compressors.parts.key_value_slots import KeyValueSlots
+from r3mem.errors.renamed import renamed_arguments
 from r3mem.memory import MemoryState, Segments
 
 
+@renamed_arguments(most="max_slots")
 class ActivationBeacon(AccumulatingSlots, KeyValueSlots):
     """A beacon behind each ``ratio`` tokens; the beacons of all segments are kept and read (2401.03462).
 
@@ -32,7 +34,7 @@ class ActivationBeacon(AccumulatingSlots, KeyValueSlots):
     - The paper gives beacon tokens query, key and value projections of their own and leaves the model as it was for all
       other tokens. Here the backbone's adapters are trained, and serve text and beacons alike; a text without any
       memory is therefore read by the adapted model too.
-    - A state is finite: beyond ``most`` beacons the oldest are dropped.
+    - A state is finite: beyond ``max_slots`` beacons the oldest are dropped.
     - Segments are as long as the data module cuts them; a last beacon stands for the tokens that are left over.
     - A text that is only read, such as a query or a prompt, has no beacons of its own.
     - In a tree, a segment reads the memory of the one segment that it refines.
@@ -41,13 +43,13 @@ class ActivationBeacon(AccumulatingSlots, KeyValueSlots):
     Args:
         width: D, width of the backbone.
         ratio: Text tokens per virtual token.
-        most: Slots that a state holds at most.
+        max_slots: Slots that a state holds at most.
     """
 
-    def __init__(self, width: int, ratio: int = 16, most: int = 512) -> None:
-        super().__init__(width, ratio, None, most)
+    def __init__(self, width: int, ratio: int = 16, max_slots: int = 512) -> None:
+        super().__init__(width, ratio, None, max_slots)
 
     def forward(self, backbone: Backbone, text: Segments, memory: MemoryState | None, logits: bool = True) -> Written:
         """See :meth:`Compressor.forward`."""
         prefix = None if memory is None else self.read(memory)
-        return self.write(backbone, text, prefix, self.initial(text), logits, among=True)
+        return self.write(backbone, text, prefix, self.initial(text), logits, interleaved=True)

@@ -6,7 +6,7 @@ Three passes; ``m`` are learned vectors, ``M`` their keys and values in all laye
 
     adapters on    [x_t ; m]                 write M_t
     adapters off   [M_t ; x_t+1]             read what follows
-    adapters off   [M_t ; BOS ; x_t]         spell the text itself out
+    adapters off   [M_t ; BOS ; x_t]         reconstruct the text itself
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FiveHundredXCompressor(FrozenReader, KeyValueSlots):
 
     def __init__(self, width: int, ratio: int = 16, slots: int = 128) -> None:
         super().__init__(width, ratio, slots)
-        # Kept from the first pass on: to spell a memory, a compressor has no backbone at hand.
+        # Kept from the first pass on: to reconstruct a memory, a compressor has no backbone at hand.
         self.register_buffer("begin_D", torch.zeros(width))
 
     def forward(self, backbone: Backbone, text: Segments, memory: MemoryState | None, logits: bool = True) -> Written:
@@ -63,8 +63,8 @@ class FiveHundredXCompressor(FrozenReader, KeyValueSlots):
         self._keep_begin(backbone)
         return super().forward(backbone, text, memory, logits)
 
-    def spell(self, memory: MemoryState) -> Prefix:
-        """The slots and the token of the beginning right behind; see :meth:`Compressor.spell`."""
+    def read_to_reconstruct(self, memory: MemoryState) -> Prefix:
+        """The slots and the token of the beginning right behind; see :meth:`Compressor.read_to_reconstruct`."""
         prefix, holds_B1 = self.read(memory), (memory.lengths_B > 0)[:, None]
         return Prefix(
             states_BPD=self.begin_D.expand(len(holds_B1), 1, -1),

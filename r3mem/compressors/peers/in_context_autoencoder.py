@@ -6,7 +6,7 @@ Three passes; ``m`` are learned vectors, ``M`` the model's output there, ``[LM]`
 
     adapters on    [x_t ; m]              write M_t
     adapters off   [M_t ; LM ; x_t+1]     read what follows
-    adapters off   [M_t ; AE ; x_t]       spell the text itself out
+    adapters off   [M_t ; AE ; x_t]       reconstruct the text itself
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class InContextAutoencoder(FrozenReader):
         """The slots and ``[LM]``; see :meth:`Compressor.read`."""
         return _with_task(memory, self.continue_D)
 
-    def spell(self, memory: MemoryState) -> Prefix:
-        """The slots and ``[AE]``; see :meth:`Compressor.spell`."""
+    def read_to_reconstruct(self, memory: MemoryState) -> Prefix:
+        """The slots and ``[AE]``; see :meth:`Compressor.read_to_reconstruct`."""
         return _with_task(memory, self.spell_D)
 
     @torch.no_grad()

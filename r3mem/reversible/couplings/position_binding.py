@@ -32,8 +32,8 @@ class PositionBinding(Coupling):
     G(V)_{k,i} = P^T B_i^T v_k            B_i: D x C, all columns of [B_1 .. B_ratio] orthonormal;  G = F^T
     ```
     G(F(U)) is the orthogonal projection of U on the row space of P. On slots that have nothing in the share
-    (`exclude`), the memory holds every token's code ``P u`` exactly, whatever else it holds. A text stream of unit
-    variance gives codes of unit variance. Both matrices are drawn from the seed, neither trained nor stored.
+    (`project_off_share`), the memory holds every token's code ``P u`` exactly, whatever else it holds. A text stream
+    of unit variance gives codes of unit variance. Both matrices are drawn from the seed, neither trained nor stored.
 
     Slots of keys and values are read by attention, which words disturb. There they are few (``token_dims``), in the
     first dimensions of the slot (``block``), and quiet (``amplitude``): F is multiplied by it, G divided.
@@ -151,7 +151,7 @@ class PositionBinding(Coupling):
             table_VD = at_least_float32(table_VD)
             return table_VD @ self._projection().T.to(table_VD.dtype)
 
-    def exclude(self, slots_BKD: Tensor) -> Tensor:
+    def project_off_share(self, slots_BKD: Tensor) -> Tensor:
         """The slots without their part in the exact share."""
         slots_BKD = at_least_float32(slots_BKD)
         basis_DE = self._basis().to(slots_BKD.dtype)

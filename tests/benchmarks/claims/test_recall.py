@@ -19,9 +19,9 @@ def test_recall(text: Path, backbone_folder: Path) -> None:
         (t, r, p) for t in ("words", "random") for r in (2, 8) for p in ("float16", "int8")
     }
     assert all(row["exact_match_corrected"] == 1 for row in written["rows"])
-    (spelt,) = written["autoregressive"]
+    (made,) = written["autoregressive"]
     # One step teaches nothing: no text comes back by itself, all of them by corrections.
-    assert (spelt["exact_match"], spelt["exact_match_corrected"]) == (0, 1) and spelt["correction_bits_per_token"] > 1
+    assert (made["exact_match"], made["exact_match_corrected"]) == (0, 1) and made["correction_bits_per_token"] > 1
     assert {row["coupling"] for row in written["inverse"]} == {
         "PositionBinding", "AttentionCoupling", "TransformerCoupling"
     }  # fmt: skip

@@ -231,17 +231,17 @@ def test_retention_is_measured_against_the_reader_of_raw_text(budget: TextBudget
         run_text("retention", "last_tokens", 0, budget)
 
 
-def test_recall_is_by_the_stack_for_ours_and_by_spelling_for_peers(budget: TextBudget) -> None:
+def test_recall_is_by_the_stack_for_ours_and_by_reconstruction_for_peers(budget: TextBudget) -> None:
     ours = run_text("recall", "edge_pool", 0, budget)["rows"]
     peer = run_text("recall", "recurrent_memory", 0, budget)["rows"]
     whole = run_text("recall", "full_text", 0, budget)["rows"]
     assert {row["recalled_by"] for row in ours} == {"stack"}
-    assert {row["recalled_by"] for row in peer + whole} == {"spelling"}
+    assert {row["recalled_by"] for row in peer + whole} == {"reconstruction"}
     assert [len(rows) for rows in (ours, peer, whole)] == [2, 2, 1]
     assert [row["recall_exact"] for row in ours] == [1.0, 1.0]
     for row in ours + peer + whole:
         assert 0 <= row["free_running_accuracy"] <= 1 and 0 <= row["teacher_forced_accuracy"] <= 1
-    assert all(row["recall_exact"] == row["spelt_exact"] for row in peer)
+    assert all(row["recall_exact"] == row["reconstructed_exact"] for row in peer)
 
 
 def test_texts_are_told_as_every_machine_has_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from benchmarks.compare import methods
-from benchmarks.compare.no_words import NoWords
 from r3mem import Backbone, ConfigError, InputError, Segments
 from r3mem.compressors import VirtualTokens
 from r3mem.objectives import Autoencode, BackwardCE
+from r3mem.reversible import IdentityCoupling
 
 FILES = sorted(path.stem for path in (Path(__file__).parents[3] / "configs" / "model").glob("*.yaml"))
 
@@ -71,13 +71,13 @@ def test_words_are_ours_alone(tiny_backbone: Callable[..., Backbone]) -> None:
     ours = methods.decoder_of("edge_pool", backbone, 4)
     assert [type(c).__name__ for c in ours.couplings] == ["PositionBinding"]
     for name in ("recurrent_memory", "mean_pool"):
-        assert [type(c) for c in methods.decoder_of(name, backbone, 4).couplings] == [NoWords]
+        assert [type(c) for c in methods.decoder_of(name, backbone, 4).couplings] == [IdentityCoupling]
 
 
 def test_the_weight_of_a_term_is_that_of_the_file() -> None:
     found = {name: methods.weight_of(name, Autoencode) for name in FILES}
-    spelling = {"associative_blocks", "five_hundred_x", "in_context_autoencoder"}
-    assert {name for name, weight in found.items() if weight} == spelling and {found[n] for n in spelling} == {1.0}
+    own = {"associative_blocks", "five_hundred_x", "in_context_autoencoder"}
+    assert {name for name, weight in found.items() if weight} == own and {found[n] for n in own} == {1.0}
     assert methods.weight_of("trainable_stack", BackwardCE) == 0.5
 
 

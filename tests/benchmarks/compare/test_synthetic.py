@@ -21,7 +21,7 @@ from datamodules.synthetic import AssociativeRecall, generator_of
 from datamodules.synthetic.small_llama import small_llama
 from r3mem import InputError, R3Mem, Segments
 from r3mem.compressors import Compressor, EdgePool, InterleavedTokens, NoMemory, RecurrentMemory, VirtualTokens
-from r3mem.objectives import spelling_nll
+from r3mem.objectives import reconstruction_nll
 from r3mem.reversible import PositionBinding, ReversibleStack
 
 SMOKE = TaskBudget.smoke()
@@ -194,7 +194,7 @@ def test_no_memory_that_grows_with_the_history_is_cut_short(task: str, method: s
     model = compare_tasks._model(
         method, small_llama(16, 3), SYNTHETIC_TASKS[task], TaskBudget.full("associative_recall")
     )
-    assert model.compressor.most == 64 * 64 // 4
+    assert model.compressor.max_slots == 64 * 64 // 4
 
 
 def learner(kind: type, **options: object) -> Learner:
@@ -243,31 +243,31 @@ def test_segments_that_do_not_depend_on_each_other_are_written_side_by_side(comp
 
 
 @pytest.mark.parametrize("compressor", [RecurrentMemory, InterleavedTokens])
-def test_segments_are_spelt_at_once_as_they_would_be_one_by_one(compressor: type[Compressor]) -> None:
+def test_segments_are_reconstructed_at_once_as_they_would_be_one_by_one(compressor: type[Compressor]) -> None:
     history_BTN = AssociativeRecall(4, 3, 16).draw(2, generator_of(0, "train")).history_BTN
     learned = learner(compressor)
     _, made = learned.remember(history_BTN)
     one_by_one = []
     for own, history_BN in zip(made, history_BTN.unbind(1), strict=True):
         text = Segments.whole(history_BN)
-        total, count = spelling_nll(learned.model.spelling(text, own), text)
+        total, count = reconstruction_nll(learned.model.reconstruct(text, own), text)
         one_by_one.append(total / count)
-    torch.testing.assert_close(learned.spelling_nll(history_BTN, made), torch.stack(one_by_one).mean())
+    torch.testing.assert_close(learned.reconstruction_nll(history_BTN, made), torch.stack(one_by_one).mean())
 
 
-def test_answers_are_spelt_one_token_after_the_other() -> None:
+def test_answers_are_generated_one_token_after_the_other() -> None:
     examples = AssociativeRecall(4).draw(2, generator_of(0, "train"))
 
     def counting(text: Segments) -> torch.Tensor:
         logits_BNV = torch.zeros(*text.ids_BN.shape, 132)
         return logits_BNV.scatter(2, (text.ids_BN[..., None] + 1) % 132, 1.0)
 
-    found_BA = compare_tasks._spelt(counting, examples)
+    found_BA = compare_tasks._free_running(counting, examples)
     last_B = examples.question_BMQ[:, 0, -1]
     assert found_BA.tolist() == [[(i + 1) % 132, (i + 2) % 132] for i in last_B.tolist()]
 
 
-def test_spelling_out_is_trained_with_one_weight_for_all_where_the_budget_has_it(tmp_path: Path) -> None:
+def test_reconstruction_is_trained_with_one_weight_for_all_where_the_budget_has_it(tmp_path: Path) -> None:
     def curve(method: str, weight: float | None) -> list[list[float]]:
         budget = dataclasses.replace(SMOKE, autoencode=weight)
         found: list[list[float]] = run_task("copy", method, 0, budget, tmp_path)["curve"]

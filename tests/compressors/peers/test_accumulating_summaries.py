@@ -41,7 +41,7 @@ def numbers(state: MemoryState) -> list[list[int]]:
 
 
 def test_states_accumulate_in_order_and_the_oldest_slots_are_dropped() -> None:
-    compressor = AccumulatingSummaries(WIDTH, 4, most=5)
+    compressor = AccumulatingSummaries(WIDTH, 4, max_slots=5)
     state = compressor.next_state(BACKBONE, None, written([1, 2], [10], []))
     assert numbers(state) == [[1, 2], [10], []]
     # A row that was empty begins, a row whose segment is empty stays.
@@ -58,7 +58,7 @@ def test_states_accumulate_in_order_and_the_oldest_slots_are_dropped() -> None:
     assert state.segment_BK is not None and state.segment_BK[1, :2].tolist() == [0, 0]
     assert numbers(state) == [[2, 3, 4, 5, 6], [11, 12], [20, 21, 22, 23]]
     assert state.lengths_B.tolist() == [20, 8, 16] and state.slots_BKD.shape[1] == 5
-    one = AccumulatingSummaries(WIDTH, 4, most=1)
+    one = AccumulatingSummaries(WIDTH, 4, max_slots=1)
     assert numbers(one.next_state(BACKBONE, None, written([1, 2, 3], [7], []))) == [[3], [7], []]
     assert numbers(one.next_state(BACKBONE, None, written([], []))) == [[], []]
 
@@ -81,7 +81,7 @@ def model(tiny_backbone: Callable[..., Backbone]) -> R3Mem:
     backbone = tiny_backbone()
     awaken_adapters(backbone)
     stack = ReversibleStack([PositionBinding(WIDTH, RATIO, 0.5)])
-    return R3Mem(backbone, AccumulatingSummaries(WIDTH, RATIO, most=10), stack, Flat(SEGMENT)).eval()
+    return R3Mem(backbone, AccumulatingSummaries(WIDTH, RATIO, max_slots=10), stack, Flat(SEGMENT)).eval()
 
 
 @torch.no_grad()
@@ -119,7 +119,7 @@ def test_what_cannot_be(model: R3Mem) -> None:
     with pytest.raises(ConfigError, match="reads more than the last record"):
         model.retain([1, 2, 3], records="last")
     with pytest.raises(ConfigError, match="at least 1 slot"):
-        AccumulatingSummaries(WIDTH, most=0)
+        AccumulatingSummaries(WIDTH, max_slots=0)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ def test_adapters_write_and_do_not_read(model: R3Mem) -> None:
     state = model.step(before, logits=False).state
 
     def all_of_it() -> list[torch.Tensor | str]:
-        read = [model.likelihood(text), model.likelihood(text, state), model.spelling(before, state).logits_BNV]
+        read = [model.likelihood(text), model.likelihood(text, state), model.reconstruct(before, state).logits_BNV]
         return [*read, model.step(text, state).logits_BNV, model.generate("Sir", memory, max_new_tokens=8)]
 
     first, written_BKD = all_of_it(), model.step(before, logits=False).slots_BKD
@@ -51,7 +51,7 @@ def test_the_task_stands_right_behind_the_slots() -> None:
     memory = MemoryState(torch.zeros(3, 3, WIDTH), torch.tensor([10, 4, 0]), 4)
     for prefix, task_D in (
         (compressor.read(memory), compressor.continue_D),
-        (compressor.spell(memory), compressor.spell_D),
+        (compressor.read_to_reconstruct(memory), compressor.spell_D),
     ):
         assert prefix.positions_BP.tolist() == [[0, 1, 2, 3], [0, 1, 2, 1], [0, 1, 2, 0]]
         assert prefix.mask_BP.tolist() == [[True] * 4, [True, False, False, True], [False] * 4]

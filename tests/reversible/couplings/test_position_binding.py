@@ -52,18 +52,18 @@ def test_g_is_the_transpose_of_f(binding: PositionBinding) -> None:
 def test_words_are_exact_in_the_memory_alone_whatever_was_written(binding: PositionBinding) -> None:
     text_BND, slots_BKD, lengths_B = streams()
     stack = ReversibleStack([binding])
-    _, memory_BKD = stack.retain(text_BND, stack.exclusive(slots_BKD), lengths_B)
+    _, memory_BKD = stack.retain(text_BND, stack.project_off_share(slots_BKD), lengths_B)
     expected_BNC = binding.code_table(text_BND) * (torch.arange(10) < lengths_B[:, None])[..., None]
     torch.testing.assert_close(binding.code(memory_BKD, lengths_B, 10), expected_BNC, atol=1e-12, rtol=0)
     text_again_BND, slots_again_BKD = stack.recall(memory_BKD, lengths_B, 10)
     torch.testing.assert_close(binding.code_table(text_again_BND), expected_BNC, atol=1e-12, rtol=0)
-    torch.testing.assert_close(slots_again_BKD, stack.exclusive(slots_BKD), atol=1e-12, rtol=0)
+    torch.testing.assert_close(slots_again_BKD, stack.project_off_share(slots_BKD), atol=1e-12, rtol=0)
 
 
 def test_words_are_exact_to_rounding_in_float32() -> None:
     binding = PositionBinding(48, ratio=4, share=0.5)
     text_BND, slots_BKD, lengths_B = streams(torch.float32)
-    _, memory_BKD = ReversibleStack([binding]).retain(text_BND, binding.exclude(slots_BKD), lengths_B)
+    _, memory_BKD = ReversibleStack([binding]).retain(text_BND, binding.project_off_share(slots_BKD), lengths_B)
     torch.testing.assert_close(
         binding.code(memory_BKD, lengths_B, 10)[0], binding.code_table(text_BND)[0], atol=5e-5, rtol=0
     )
@@ -75,7 +75,7 @@ def test_every_token_is_found_again_at_the_default_share() -> None:
     ids_N = torch.randint(2000, (100,), generator=generator)
     binding = PositionBinding(576, ratio=16)
     stack = ReversibleStack([binding])
-    slots_BKD = stack.exclusive(50 * torch.randn(1, 7, 576, generator=generator))
+    slots_BKD = stack.project_off_share(50 * torch.randn(1, 7, 576, generator=generator))
     _, memory_BKD = stack.retain(table_VD[ids_N][None], slots_BKD, torch.tensor([100]))
     code_NC = binding.code(memory_BKD, torch.tensor([100]), 100)[0]
     assert torch.equal(torch.cdist(code_NC, binding.code_table(table_VD)).argmin(-1), ids_N)
@@ -83,7 +83,7 @@ def test_every_token_is_found_again_at_the_default_share() -> None:
 
 def test_exclude_removes_the_share_and_nothing_else(binding: PositionBinding) -> None:
     _, slots_BKD, _ = streams()
-    before_BKD, after_BKD = (x @ binding.rotation_DD for x in (slots_BKD, binding.exclude(slots_BKD)))
+    before_BKD, after_BKD = (x @ binding.rotation_DD for x in (slots_BKD, binding.project_off_share(slots_BKD)))
     share = binding.share_dims
     torch.testing.assert_close(after_BKD[..., :share], torch.zeros_like(after_BKD[..., :share]), atol=1e-12, rtol=0)
     torch.testing.assert_close(after_BKD[..., share:], before_BKD[..., share:], atol=1e-12, rtol=0)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from r3mem.memory import Segments
 from r3mem.memory.masks import token_mask
 from r3mem.plain_data.components import Description, identity
-from r3mem.recall.base import Decoder, TextSide
+from r3mem.recall.base import Codec, Decoder
 from r3mem.recall.readout import NearestToken
 from r3mem.recall.text_table import TextTable
 
@@ -71,8 +71,8 @@ class Stack(Protocol):
         """Weights by name."""
 
 
-class ExactText(TextSide, nn.Module):
-    """The text side of a stack: words are the nearest rows of the vocabulary to what running backward gives.
+class StackCodec(Codec, nn.Module):
+    """The codec of a stack: words are the nearest rows of the vocabulary to what running backward gives.
 
     Args:
         stack: The reversible stack.
@@ -89,15 +89,15 @@ class ExactText(TextSide, nn.Module):
 
     @property
     def ratio(self) -> int:
-        """See :attr:`TextSide.ratio`."""
+        """See :attr:`Codec.ratio`."""
         return self.stack.ratio
 
     def use(self, decoder: Decoder) -> None:
-        """See :meth:`TextSide.use`."""
+        """See :meth:`Codec.use`."""
         self.stack = cast(Stack, decoder)
 
     def identity(self) -> tuple[Description, Mapping[str, Any]]:
-        """The stack and its weights, however its gradients are computed. See :meth:`TextSide.identity`."""
+        """The stack and its weights, however its gradients are computed. See :meth:`Codec.identity`."""
         stack = identity(self.stack)
         stack["init_args"].pop("invertible_backward", None)
         for coupling in stack["init_args"].get("couplings", []):
@@ -149,7 +149,7 @@ class ExactText(TextSide, nn.Module):
 
     @torch.no_grad()
     def read(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> tuple[Segments, Tensor]:
-        """Nearest tokens; thin where two rows are about as near. See :meth:`TextSide.read`."""
+        """Nearest tokens; a low margin where two rows are about as near. See :meth:`Codec.read`."""
         codes_BNC = self.codes(memory_BKD, lengths_B, n_tokens)
         mask_BN = token_mask(lengths_B, n_tokens)
         codes_MC = codes_BNC[mask_BN]

@@ -5,27 +5,27 @@ from __future__ import annotations
 import torch
 
 from r3mem.memory import Segments, slots_needed
-from r3mem.model.saving import digest
-from r3mem.recall.exact_text import MOST_READOUTS, ExactText
+from r3mem.model.saving import description_digest
+from r3mem.recall.stack_codec import MOST_READOUTS, StackCodec
 from r3mem.reversible import PositionBinding, ReversibleStack
 
 WIDTH, VOCABULARY = 32, 97
 
 
-def exact_text(ratio: int = 4) -> ExactText:
+def stack_codec(ratio: int = 4) -> StackCodec:
     embedding_VD = torch.randn(VOCABULARY, WIDTH, generator=torch.Generator().manual_seed(0))
     binding = PositionBinding(WIDTH, ratio, share=0.5)
-    return ExactText(ReversibleStack([binding]), embedding_VD)
+    return StackCodec(ReversibleStack([binding]), embedding_VD)
 
 
-def retained(exact: ExactText, text: Segments) -> torch.Tensor:
+def retained(exact: StackCodec, text: Segments) -> torch.Tensor:
     n_slots = slots_needed(text.ids_BN.shape[1], exact.stack.ratio)
     _, memory_BKD = exact.stack.retain(exact.stream(text), torch.zeros(1, n_slots, WIDTH), text.lengths_B)
     return memory_BKD
 
 
 def test_each_ratio_keeps_its_search() -> None:
-    exact = exact_text(4)
+    exact = stack_codec(4)
     first = exact.readout
     exact.stack = exact.stack.at_ratio(2)
     second = exact.readout
@@ -37,7 +37,7 @@ def test_each_ratio_keeps_its_search() -> None:
 
 
 def test_not_without_end() -> None:
-    exact = exact_text(1)
+    exact = stack_codec(1)
     for ratio in range(1, WIDTH // 2 + 1):
         exact.stack = exact.stack.at_ratio(ratio)
         exact.readout  # noqa: B018
@@ -49,5 +49,5 @@ def test_stacks_have_the_names_of_earlier_versions() -> None:
     table_VD = torch.randn(VOCABULARY, WIDTH)
     plain = ReversibleStack([PositionBinding(WIDTH, 4, 0.5)])
     quiet = ReversibleStack([PositionBinding(WIDTH, 4, 0.5, seed=3, token_dims=2, block=8, amplitude=0.1)])
-    assert digest(*ExactText(plain, table_VD).identity()) == "e1f85c152fdc8217"
-    assert digest(*ExactText(quiet, table_VD).identity()) == "881fdb3463fe2d93"
+    assert description_digest(*StackCodec(plain, table_VD).identity()) == "e1f85c152fdc8217"
+    assert description_digest(*StackCodec(quiet, table_VD).identity()) == "881fdb3463fe2d93"
