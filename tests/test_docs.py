@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.compare.synthetic.grid import Grid
+from benchmarks.compare.tasks import SYNTHETIC_TASKS, TEXT_TASKS
 from r3mem import Backbone, R3Mem
 from r3mem.compressors import EdgePool
 from r3mem.hierarchy import BlankLines, Flat, Level, MultiLevel
@@ -57,7 +59,7 @@ def families() -> None:
 
 
 @pytest.mark.usefixtures("backbone_folder", "families")
-@pytest.mark.parametrize("seam", ["couplings", "compressors", "scorers", "terms"])
+@pytest.mark.parametrize("seam", ["couplings", "compressors", "scorers", "terms", "hierarchies"])
 def test_the_examples_pass_their_batteries(seam: str, examples: Path, pytester: pytest.Pytester) -> None:
     file = str(examples / f"test_my_{seam}.py")
     result = pytester.runpytest_inprocess(file, "-q", "-p", "no:cacheprovider", f"--rootdir={examples}")
@@ -78,6 +80,23 @@ def test_the_example_compressor_retains_and_recalls(
     ids = torch.randint(0, 200, (3 * SEGMENT + 1,), generator=torch.Generator().manual_seed(0)).tolist()
     memory = model.retain(ids)
     assert memory.n_slots < len(ids) and model.recall_ids(memory) == ids
+
+
+def test_the_example_decoder_recalls_by_corrections_alone(
+    examples: Path, tiny_backbone: Callable[..., Backbone]
+) -> None:
+    decoder = importlib.import_module("my_decoders").OneToken(RATIO, token=7)
+    model = R3Mem(tiny_backbone(), EdgePool(WIDTH, RATIO), decoder, Flat(SEGMENT)).eval()
+    ids = torch.randint(0, 200, (2 * SEGMENT + 1,), generator=torch.Generator().manual_seed(0)).tolist()
+    memory = model.retain(ids)
+    assert model.recall_ids(memory) == ids and sum(memory.wrong) == sum(token != 7 for token in ids)
+
+
+def test_the_example_task_is_one_and_files_of_the_folder_are_the_tasks(examples: Path) -> None:
+    task = importlib.import_module("copy_short").TASK
+    assert isinstance(task, Grid) and len(task.points((4,), (2,), (4,))) == 3
+    files = {path.stem for path in (ROOT / "benchmarks" / "compare" / "tasks").glob("[!_]*.py")}
+    assert files == {*SYNTHETIC_TASKS, *TEXT_TASKS}
 
 
 def test_the_search_that_is_shown_gives_back_places_of_the_texts(
