@@ -41,6 +41,27 @@ class QuestionCorpus(Corpus[QuestionStore], Sequence[Document]):
         return store.question(own)
 
 
+def candidates_of(supporting: np.ndarray, count: int, seed: int | None) -> np.ndarray:
+    """Numbers of the paragraphs that a question is compared with: all that support it, as far as they fit, and others.
+
+    Args:
+        supporting: For each paragraph, whether it supports the answer, ``bool``.
+        count: Most of them.
+        seed: Of the draw; None takes the first of each, in their order.
+    """
+    order = np.arange(len(supporting))
+    rng = None if seed is None else np.random.default_rng(seed)
+    if rng is not None:
+        rng.shuffle(order)
+    # Supporting ones first, the rest in the order drawn; then mixed, so that the place says nothing.
+    chosen = order[np.argsort(~supporting[order], kind="stable")][:count]
+    if rng is None:
+        chosen.sort()
+    else:
+        rng.shuffle(chosen)
+    return chosen
+
+
 class QuestionRows(Dataset[PairRow]):
     """One row a question: its paragraphs, or as many of them as there are candidates.
 
@@ -64,7 +85,7 @@ class QuestionRows(Dataset[PairRow]):
         supporting = store.supporting[own] > 0
         chosen = np.arange(len(supporting))
         if self.candidates is not None:
-            chosen = self._candidates(supporting, draw)
+            chosen = candidates_of(supporting, self.candidates, draw.seed)
         first = int(store.supporting.offsets[own])
         segments = [store.paragraphs[first + int(p)].astype(np.int64) for p in chosen]
         query = store.questions[own].astype(np.int64)
@@ -74,20 +95,6 @@ class QuestionRows(Dataset[PairRow]):
         """One batch of rows."""
         n_segments = self.candidates or max(1, *(len(row.segments) for row in rows))
         return collate_pairs(rows, [self.level] * n_segments, [-1] * n_segments, self.pad_id)
-
-    def _candidates(self, supporting: np.ndarray, draw: RowDraw) -> np.ndarray:
-        assert self.candidates is not None
-        order = np.arange(len(supporting))
-        rng = None if draw.seed is None else np.random.default_rng(draw.seed)
-        if rng is not None:
-            rng.shuffle(order)
-        # Supporting ones first, the rest in the order drawn; then mixed, so that the place says nothing.
-        chosen = order[np.argsort(~supporting[order], kind="stable")][: self.candidates]
-        if rng is None:
-            chosen.sort()
-        else:
-            rng.shuffle(chosen)
-        return chosen
 
 
 class QuestionsDataModule(PairDataModule[QuestionCorpus]):

@@ -19,6 +19,14 @@ from r3mem.reversible import PositionBinding, ReversibleStack
 from tests.tiny_models import FAMILIES, RATIO, SEGMENT, WIDTH, tiny_model
 
 ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+#: Folders whose files pages name.
+SHIPPED = ("r3mem", "lightning_modules", "datamodules", "benchmarks", "configs", "examples", "tests")
+#: Files that are a reader's own, that a run writes, that the rules forbid, that had another name once, or placeholders.
+NOT_SHIPPED = re.compile(
+    r"\bmy_\w+\.py$|\btest_my_\w+\.py$|^search_trees\.py$|^(?:run|config)\.yaml$|^(?:utils|helpers|common)\.py$"
+    r"|^(?:compare|retention_trained)\.py$|\bNAME\."
+)
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -113,7 +121,7 @@ def test_the_search_that_is_shown_gives_back_places_of_the_texts(
     assert len(found) == 3 and all(any(place in text for text in texts) for place in found)
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_to_files_of_the_project_lead_somewhere(page: str) -> None:
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
     missing = [t for t in targets if "://" not in t and not (ROOT / page).parent.joinpath(t).exists()]
@@ -126,6 +134,10 @@ def test_readme_names_only_targets_that_exist() -> None:
     assert named and named <= known
 
 
-def test_configurations_that_the_readme_names_exist() -> None:
-    named = set(re.findall(r"configs/[\w/]+\.yaml", (ROOT / "README.md").read_text(encoding="utf-8")))
-    assert named and all((ROOT / name).is_file() for name in named)
+@pytest.mark.parametrize("page", PAGES)
+def test_sources_and_settings_that_a_page_names_are_shipped(page: str) -> None:
+    """By a whole path, or by the end of one."""
+    named = set(re.findall(r"[\w./-]*\w\.(?:py|yaml)\b", (ROOT / page).read_text(encoding="utf-8")))
+    shipped = {f"/{path.relative_to(ROOT).as_posix()}" for folder in SHIPPED for path in (ROOT / folder).rglob("*.*")}
+    asked = {name for name in named if not (NOT_SHIPPED.search(name) or (ROOT / page).parent.joinpath(name).is_file())}
+    assert [name for name in sorted(asked) if not any(path.endswith(f"/{name}") for path in shipped)] == []
