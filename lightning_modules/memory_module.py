@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_modules.batch_pass import BatchPass, Sums, check_streams
-from lightning_modules.carried_memory import CarriedMemory, rows_of_all
+from lightning_modules.carried_memory import rows_of_all
 from lightning_modules.checkpoint_settings import check_settings, settings_of
 from lightning_modules.global_means import check_finite, over_processes
 from lightning_modules.learning_rate import Settings, WarmupThenCosine, check_goes_on, check_steps
@@ -35,6 +35,7 @@ from r3mem.hierarchy import Flat, Hierarchy
 from r3mem.memory import MemoryState
 from r3mem.model import R3Mem, saving
 from r3mem.model.run_contract import DataSide, HasModelSide, ModelSide, data_side_of
+from r3mem.model.state_thread import StateThread
 from r3mem.objectives import ForwardNLL, Objective
 from r3mem.plain_data.query_template import TEMPLATE, QueryTemplate
 from r3mem.reversible import Decoder
@@ -107,7 +108,7 @@ class MemoryModule(LightningModule, HasModelSide):
         self.strict_loading = False
         #: Whether segments are cut as the data module does.
         self.follows_data, self._calibrated = hierarchy is None, start_from is not None
-        self.carried = CarriedMemory()
+        self.carried = StateThread(self.model)
         self._resumed: MemoryState | None = None
         self._seed, self._own_ratio = 0, compressor.ratio
         self._settings: dict[str, Any] | None = None
@@ -194,7 +195,7 @@ class MemoryModule(LightningModule, HasModelSide):
 
     def on_fit_start(self) -> None:
         """Forget what an earlier fit left behind."""
-        self.carried = CarriedMemory()
+        self.carried.drop()
         self._seed = torch.initial_seed()
 
     def configure_optimizers(self) -> Any:
@@ -229,7 +230,7 @@ class MemoryModule(LightningModule, HasModelSide):
         if self.ratios:
             self._use_ratio(self.ratios[self.global_step % len(self.ratios)])
         weights = self.objective.weights(self.global_step)
-        sums, state = self.sums(batch, self.carried.begin(batch, self.model.ratio, self._in_step))
+        sums, state = self.sums(batch, self.carried.begin(batch.get("reset_B"), self._in_step))
         self.carried.keep(state)
         # Distributed training asks every process for a gradient of every parameter, whatever its rows hold.
         loss = torch.stack([p.flatten()[:1].sum() for p in self.parameters() if p.requires_grad]).sum() * 0
