@@ -13,11 +13,11 @@ from datamodules.corpus import Corpus
 from datamodules.fields import QuestionFields
 from datamodules.pair_batch import EMPTY_ROW, PairBatch, PairRow, collate_pairs
 from datamodules.pair_sampler import RowDraw
-from datamodules.pairs import PairDataModule, at_least_one
+from datamodules.pairs import PairDataModule
 from datamodules.question_reader import MappedQuestion
 from datamodules.question_store import QuestionStore, QuestionWriter
-from datamodules.run_parts import model_hierarchy
 from datamodules.sources import Source
+from datamodules.text_data import at_least_one
 from r3mem.errors import ConfigError
 from r3mem.hierarchy import Document
 
@@ -128,7 +128,7 @@ class QuestionsDataModule(PairDataModule[QuestionCorpus]):
         self.fields, self.candidates, self.paragraph_tokens, self.level = fields, candidates, paragraph_tokens, level
 
     def open_store(self, source: Source) -> QuestionStore:
-        """See :meth:`PairDataModule.open_store`."""
+        """See :meth:`TextDataModule.open_store`."""
         tokenizer = self.resolve_tokenizer()
         writer = QuestionWriter(
             source,
@@ -144,7 +144,7 @@ class QuestionsDataModule(PairDataModule[QuestionCorpus]):
         return QuestionStore(folder, tokenizer, reused)
 
     def corpus(self, stores: list[QuestionStore]) -> QuestionCorpus:
-        """See :meth:`PairDataModule.corpus`."""
+        """See :meth:`TextDataModule.corpus`."""
         return QuestionCorpus(stores)
 
     def rows(self, corpus: QuestionCorpus, training: bool) -> QuestionRows:
@@ -158,5 +158,6 @@ class QuestionsDataModule(PairDataModule[QuestionCorpus]):
     def _paragraph_level(self) -> int:
         if self.level is not None:
             return self.level
-        names = list(getattr(model_hierarchy(self.trainer), "level_names", ()))
+        hierarchy = None if self.model_side is None else self.model_side.hierarchy
+        names = [] if hierarchy is None else list(hierarchy.level_names)
         return names.index(PARAGRAPH_LEVEL) if PARAGRAPH_LEVEL in names else 0

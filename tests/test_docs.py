@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from benchmarks.compare.synthetic.grid import Grid
 from benchmarks.compare.tasks import SYNTHETIC_TASKS, TEXT_TASKS
+from lightning_modules.memory_module import MemoryModule
 from r3mem import Backbone, R3Mem
-from r3mem.compressors import EdgePool
+from r3mem.compressors import EdgePool, MeanPool
 from r3mem.hierarchy import BlankLines, Flat, Level, MultiLevel
 from r3mem.reversible import PositionBinding, ReversibleStack
 from tests.tiny_models import FAMILIES, RATIO, SEGMENT, WIDTH, tiny_model
@@ -73,6 +75,24 @@ def test_the_examples_pass_their_batteries(seam: str, examples: Path, pytester: 
     result = pytester.runpytest_inprocess(file, "-q", "-p", "no:cacheprovider", f"--rootdir={examples}")
     outcome = result.parseoutcomes()
     assert outcome.get("passed", 0) > 10 and not outcome.get("failed") and not outcome.get("errors")
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*isinstance.treespec")
+def test_the_example_data_module_is_trained_on(
+    examples: Path, tiny_backbone: Callable[..., Backbone], tmp_path: Path
+) -> None:
+    (tmp_path / "lines.txt").write_text("Sir Launcelot drew his sword.\n\nNobody had asked him to.\n" * 6)
+    data = importlib.import_module("my_data").Lines(str(tmp_path / "lines.txt"), 8, segments=3, batch_size=4)
+    stack = ReversibleStack([PositionBinding(WIDTH, RATIO, 0.5)])
+    made = MemoryModule(tiny_backbone(), MeanPool(WIDTH, RATIO, write_layer=2, read_layer=1), stack)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, default_root_dir=tmp_path, **quiet)
+    trainer.fit(made, datamodule=data)
+    assert trainer.global_step == 3 and trainer.logged_metrics["train/loss"] > 0
+    assert made.data_side.segment_tokens == 8 == made.model.hierarchy.segment_tokens
+    batch = data.collate([list(range(20)), list(range(30)), [1]])
+    assert batch["lengths_BT"].tolist() == [[8, 8, 4], [8, 8, 8], [1, 0, 0]]
+    assert batch["ids_BTN"][1].flatten().tolist() == list(range(24))
 
 
 @pytest.mark.parametrize(

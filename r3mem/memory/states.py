@@ -177,6 +177,28 @@ class MemoryState(ByContent):
             lengths_B=self.lengths_B * keep_B.to(self.lengths_B.dtype),
         )
 
+    def filled_from(self, before: MemoryState) -> MemoryState:
+        """The same state, with rows that hold nothing as they were before.
+
+        Args:
+            before: The state of the same rows before.
+        """
+        empty_B = self.lengths_B == 0
+        n_slots, n_before = self.slots_BKD.shape[1], before.slots_BKD.shape[1]
+        if n_slots != n_before and not bool((empty_B & (before.lengths_B > 0)).any()):
+            return self  # Where segments differ in width, or a compressor accumulates: no slots of zeros for nothing.
+        mine, theirs = (0, max(0, n_before - n_slots)), (0, max(0, n_slots - n_before))
+        pad, segment_BK = torch.nn.functional.pad, self.segment_BK
+        if segment_BK is not None and before.segment_BK is not None:
+            segment_BK = torch.where(empty_B[:, None], pad(before.segment_BK, theirs), pad(segment_BK, mine))
+        slots_BKD, before_BKD = pad(self.slots_BKD, (0, 0, *mine)), pad(before.slots_BKD, (0, 0, *theirs))
+        return MemoryState(
+            torch.where(empty_B[:, None, None], before_BKD, slots_BKD),
+            torch.where(empty_B, before.lengths_B, self.lengths_B),
+            self.ratio,
+            segment_BK,
+        )
+
 
 def joined(states: Sequence[MemoryState | None]) -> MemoryState | None:
     """The states of several rows as one, see :meth:`MemoryState.stacked`; None if no row holds anything.

@@ -150,7 +150,7 @@ def _records(
                 text = Segments.pad([cut[row][t][1] for row in rows], model.backbone.device)
                 made = model.retain_segments(text, [states[row] for row in rows], precision)
                 for row, (state, record) in zip(rows, made, strict=True):
-                    states[row] = model.compressor.next_state(model.backbone, states[row], state)
+                    states[row] = model.next_state(states[row], state)
                     records[row] = replace(record, begins=begins[row] + cut[row][t][0])
         for row in active:
             yield row, records[row]
