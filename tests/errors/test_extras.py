@@ -81,6 +81,7 @@ MISSING = {
     "entities": "from r3mem.hierarchy.entity_pipeline import entity_pipeline; entity_pipeline('rules')",
     "quantised": "import torch; from r3mem.backbone.four_bit import four_bit_options; four_bit_options(torch.float32)",
     "report": "from lightning_modules.report.plots import _panels; _panels(None, ['a'], None).__enter__()",
+    "store": "from r3mem.store import MemoryStore",
     "training": "from r3mem.errors.extras import check_installed; check_installed('training', 'r3mem fit')",
 }
 
