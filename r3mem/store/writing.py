@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
+from sqlalchemy import Connection, select
+from sqlalchemy import update as change
+
+from r3mem.errors import ConfigError, InputError, NotFound
+from r3mem.errors.given_paths import given_path
+from r3mem.store.adding import About, put_content, put_entry, put_version
 from r3mem.store.consolidation.base import Consolidation
+from r3mem.store.database import in_groups
+from r3mem.store.deleting import delete_entries
 from r3mem.store.entries import Entry
 from r3mem.store.forgetting.base import Forgetting
+from r3mem.store.given import Given, Time, Turns, given_metadata, given_source, given_time
 from r3mem.store.opened import Opened
+from r3mem.store.pieces import check_characters, cut, text_pieces
 from r3mem.store.reports import Consolidated
-
-#: A conversation: messages ``{"role": ..., "content": ...}`` in order.
-Turns = Sequence[Mapping[str, Any]]
-#: When something was said: with a time zone, or as a string of ISO 8601 with one.
-Time = datetime | str | None
+from r3mem.store.rows import found_entries, found_entry, within
+from r3mem.store.schema import entries
+from r3mem.store.scope import Scope
+from r3mem.store.store_shelf import StoreShelf
 
 
 class Writing(Opened):
@@ -41,7 +50,16 @@ class Writing(Opened):
             InputError: Nothing in it, or not as described; the message says what.
             StoreError: The database cannot be written.
         """
-        raise NotImplementedError
+        scope, given = Scope.of(user, agent, session), Given.of(text)
+        about = About(given_source(source), 0, given_time(time), given_metadata(metadata))
+        parts = self._parts_open()
+        with parts.database.writing() as connection:
+            id = put_entry(parts, connection, scope, given, about)
+            entry = found_entry(connection, id, scope)
+            self.policies.updating.added(parts, connection, scope, entry, given)
+            content = _contents(connection, [id])
+        self._compress_added(content)
+        return self._as_it_is(entry) if self.compress == "now" else entry
 
     def add_pieces(
         self, pieces: Iterable[str], *, user: str, agent: str | None = None, session: str | None = None,
@@ -59,7 +77,19 @@ class Writing(Opened):
             InputError: Nothing in it, or no text.
             StoreError: The database cannot be written.
         """
-        raise NotImplementedError
+        scope, size = Scope.of(user, agent, session), check_characters(characters)
+        told, when, more = given_source(source), given_time(time), given_metadata(metadata)
+        parts = self._parts_open()
+        made, at = list[str](), 0
+        with parts.database.writing() as connection:
+            for piece in cut(pieces, size):
+                made.append(put_entry(parts, connection, scope, Given.of(piece, "file"), About(told, at, when, more)))
+                at += len(piece)
+            if not made:
+                raise InputError(f"{told or 'the text'} is empty: there is nothing to keep")
+            found, content = found_entries(connection, made), _contents(connection, made)
+        self._compress_added(content)
+        return [self._as_it_is(found[id]) if self.compress == "now" else found[id] for id in made]
 
     def add_file(
         self, path: str | PathLike[str], *, user: str, agent: str | None = None, session: str | None = None,
@@ -76,7 +106,12 @@ class Writing(Opened):
             InputError: It cannot be read, is empty or no text in UTF-8.
             StoreError: The database cannot be written.
         """
-        raise NotImplementedError
+        Scope.of(user, agent, session)
+        file = given_path(path, "the file")
+        return self.add_pieces(
+            text_pieces(file), user=user, agent=agent, session=session, source=str(path) if source is None else source,
+            time=time, metadata=metadata, characters=characters,
+        )  # fmt: skip
 
     def update(self, id: str, text: str | Turns, *, user: str, time: Time = None) -> Entry:
         """Give an entry another text: a new version, found from now on. The one before stays in the history.
@@ -91,7 +126,21 @@ class Writing(Opened):
             NotFound: The user has no such entry.
             InputError: As of :meth:`add`.
         """
-        raise NotImplementedError
+        scope, given, when = Scope.of(user), Given.of(text), given_time(time)
+        parts = self._parts_open()
+        with parts.database.writing() as connection:
+            entry = found_entry(connection, id, scope)
+            if entry.level == "consolidated":
+                raise InputError(f"entry {id} is part of a coarser memory: add the new text, and delete the entry")
+            kind = entry.kind if given.kind == "text" and entry.kind == "file" else given.kind
+            given = replace(given, kind=kind)
+            content = put_content(parts, connection, user, given)
+            put_version(parts, connection, id, entry.version + 1, content, given, "updated", when)
+            changed = {"end_at": entry.start + len(given.text), **({} if when is None else {"time": when})}
+            connection.execute(change(entries).where(entries.c.id == id).values(**changed))
+            entry = found_entry(connection, id, scope)
+        self._compress_added([content])
+        return self._as_it_is(entry) if self.compress == "now" else entry
 
     def delete(self, id: str | Sequence[str], *, user: str) -> int:
         """Erase entries: every version, its text, virtual tokens and words, and the bytes they had in the files.
@@ -106,7 +155,16 @@ class Writing(Opened):
         Raises:
             NotFound: The user has no such entry; nothing is erased.
         """
-        raise NotImplementedError
+        scope, parts = Scope.of(user), self._parts_open()
+        ids = [id] if isinstance(id, str) else list(id)
+        with parts.database.reading() as connection:
+            for each in ids:
+                found_entry(connection, each, scope)
+        count = delete_entries(parts, list(dict.fromkeys(ids)))
+        if ids and not count:
+            raise NotFound(f"entry {ids[0]!r:.60} is not there: list gives the ids of the user's entries")
+        self._compress_added([])
+        return count
 
     def delete_all(self, *, user: str, agent: str | None = None, session: str | None = None) -> int:
         """Erase all entries of a user, or those of an agent or a session.
@@ -114,7 +172,12 @@ class Writing(Opened):
         Returns:
             How many were erased; 0 if there were none.
         """
-        raise NotImplementedError
+        scope, parts = Scope.of(user, agent, session), self._parts_open()
+        with parts.database.reading() as connection:
+            ids = list(connection.execute(select(entries.c.id).where(within(scope))).scalars())
+        count = delete_entries(parts, ids)
+        self._compress_added([])
+        return count
 
     def consolidate(
         self, *, user: str, agent: str | None = None, session: str | None = None, policy: Consolidation | None = None
@@ -127,7 +190,11 @@ class Writing(Opened):
             session: Only of this session.
             policy: None for the store's own.
         """
-        raise NotImplementedError
+        scope = Scope.of(user, agent, session)
+        self._parts_open()
+        done = (policy or self.policies.consolidation).run(StoreShelf(self, scope))
+        self._compress_added([])
+        return done
 
     def forget(
         self, *, user: str, agent: str | None = None, session: str | None = None,
@@ -147,4 +214,24 @@ class Writing(Opened):
         Raises:
             ConfigError: No policy is given, and the store has none.
         """
-        raise NotImplementedError
+        scope = Scope.of(user, agent, session)
+        self._parts_open()
+        chosen = self.policies.forgetting if policy is None else policy
+        policies = [chosen] if isinstance(chosen, Forgetting) else list(chosen)
+        if not policies:
+            raise ConfigError("what is to be forgotten? Give a policy, such as ByAge(days=365), here or when opening")
+        count = sum(each.run(StoreShelf(self, scope)) for each in policies)
+        self._compress_added([])
+        return count
+
+    def _as_it_is(self, entry: Entry) -> Entry:
+        with self._parts_open().database.reading() as connection:
+            return found_entry(connection, entry.id, Scope(entry.user))
+
+
+def _contents(connection: Connection, ids: Sequence[str]) -> list[int]:
+    """Numbers of the current contents of entries."""
+    found = list[int]()
+    for group in in_groups(ids):
+        found += connection.execute(select(entries.c.content).where(entries.c.id.in_(group))).scalars()
+    return found
