@@ -15,7 +15,7 @@ from r3mem.store.entries import Entry, Hit, Page, Version
 from r3mem.store.given import utf8
 from r3mem.store.indexing.base import Indexing
 from r3mem.store.opened import Opened
-from r3mem.store.rows import entry_of, entry_rows, found_entries, found_entry, found_versions, within
+from r3mem.store.rows import entry_of, entry_rows, found_entries, found_entry, found_versions, given_ids, within
 from r3mem.store.schema import entries
 from r3mem.store.scope import Scope
 from r3mem.store.store_shelf import StoreShelf
@@ -163,7 +163,7 @@ class Reading(Opened):
             RecallError: It is damaged.
         """
         scope, parts = Scope.of(user), self._parts_open()
-        ids = [id] if isinstance(id, str) else list(id)
+        ids = given_ids(id)
         if not ids:
             raise InputError("no entry is given: give one id at least")
         with parts.database.reading() as connection:

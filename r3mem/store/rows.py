@@ -69,6 +69,15 @@ def turns_told(turns: Sequence[Turn]) -> str | None:
     return json.dumps([[turn.role, turn.start, turn.end] for turn in turns]) if turns else None
 
 
+def given_ids(given: object) -> list[str]:
+    """Ids that were given: one, or several. What can be no id stays in, and is found nowhere.
+
+    Args:
+        given: An id, or a list of them.
+    """
+    return list(given) if isinstance(given, list | tuple | set | frozenset) else [given]  # type: ignore[list-item]
+
+
 def found_entry(connection: Connection, id: str, scope: Scope) -> Entry:
     """An entry of a scope.
 

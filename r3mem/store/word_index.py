@@ -1,8 +1,8 @@
 """Full-text indexes of the words of contents. The text is not in them, nor the order of its words.
 
-Scores are BM25 with every word counted once a content. Its rarity is counted among the contents of the user: what others
-keep changes no score. The words of a content are kept beside it, sorted: with them they are taken out again, without a model. Beside its words
-a content has a sign of its owner, so that a search looks at one user's contents only.
+Scores are BM25 with every word counted once a content. Its rarity is counted among the contents of the user: what
+others keep changes no score. The words of a content are kept beside it, sorted: with them they are taken out again,
+without a model. Beside its words a content has a sign of its owner, so that a search looks at one user's contents only.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from r3mem.store.given import Given, Time, Turns, given_metadata, given_source, 
 from r3mem.store.opened import Opened
 from r3mem.store.pieces import check_characters, cut, text_pieces
 from r3mem.store.reports import Consolidated
-from r3mem.store.rows import found_entries, found_entry, within
+from r3mem.store.rows import found_entries, found_entry, given_ids, within
 from r3mem.store.schema import entries
 from r3mem.store.scope import Scope
 from r3mem.store.store_shelf import StoreShelf
@@ -156,7 +156,7 @@ class Writing(Opened):
             NotFound: The user has no such entry; nothing is erased.
         """
         scope, parts = Scope.of(user), self._parts_open()
-        ids = [id] if isinstance(id, str) else list(id)
+        ids = given_ids(id)
         with parts.database.reading() as connection:
             for each in ids:
                 found_entry(connection, each, scope)
