@@ -21,6 +21,7 @@ EXTRAS = {
     "entities": ("spacy",),
     "quantised": ("bitsandbytes",),
     "report": ("matplotlib", "rich"),
+    "shell": ("platformdirs", "pypdf", "rich"),
     "store": ("sqlalchemy", "fsspec", "psycopg"),
     "training": ("jsonargparse", "rich", "tensorboard"),
 }
