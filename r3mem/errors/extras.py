@@ -21,7 +21,7 @@ EXTRAS = {
     "entities": ("spacy",),
     "quantised": ("bitsandbytes",),
     "report": ("matplotlib", "rich"),
-    "store": ("sqlalchemy", "fsspec", "psycopg"),
+    "store": ("sqlalchemy", "psycopg"),
     "training": ("jsonargparse", "rich", "tensorboard"),
 }
 
