@@ -22,7 +22,7 @@ EXTRAS = {
     "quantised": ("bitsandbytes",),
     "report": ("matplotlib", "rich"),
     "shell": ("platformdirs", "pypdf", "rich"),
-    "store": ("sqlalchemy", "fsspec", "psycopg"),
+    "store": ("sqlalchemy", "psycopg"),
     "training": ("jsonargparse", "rich", "tensorboard"),
 }
 

@@ -72,4 +72,6 @@ class AsyncMemoryStore:
     export = _awaited(MemoryStore.export)
     import_ = _awaited(MemoryStore.import_)
     reembed = _awaited(MemoryStore.reembed)
+    model = _awaited(MemoryStore.model)
+    start = _awaited(MemoryStore.start)
     close = _awaited(MemoryStore.close)

@@ -67,7 +67,8 @@ def postgresql_server() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [*become, postgres, "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", str(folder)],
+        [*become, postgres, "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", str(folder),
+         "-c", "fsync=off", "-c", "shared_buffers=16MB"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/tmp",
     )  # fmt: skip
     url = f"postgresql+psycopg://r3mem@127.0.0.1:{port}"
