@@ -19,8 +19,21 @@ from lightning_modules import callbacks, cli, command, quick_check
 from lightning_modules.memory_module import MemoryModule
 from r3mem.store import shell
 
-HEAVY = ("torch", "transformers", "peft", "lightning", "deepspeed", "spacy", "datasets", "numpy", "scipy", "matplotlib",
-         "sqlalchemy", "pypdf", "rich")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "lightning",
+    "deepspeed",
+    "spacy",
+    "datasets",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "sqlalchemy",
+    "pypdf",
+    "rich",
+)
 CLASSES = {
     "trainer": Trainer,
     "checkpoint": ModelCheckpoint,

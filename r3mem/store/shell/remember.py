@@ -20,6 +20,7 @@ from r3mem.errors import InputError, StoreError
 from r3mem.store.given import given_time
 from r3mem.store.pieces import check_characters
 from r3mem.store.readers import READERS, Document, read
+from r3mem.store.scope import Scope
 from r3mem.store.shell.files import STANDARD_INPUT, Wanted, find, shown
 from r3mem.store.shell.opening import add_compression, add_scope, default_store, file_of, opened, scope_of, whose
 from r3mem.store.shell.output import counted, note, print_json, seen
@@ -61,6 +62,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--characters", type=int, default=4_000, metavar="N", help="a longer text becomes several entries (4000)"
     )
+    p.add_argument("--update", metavar="ID", help="give this memory the text of the one file, as a new version")
     p.add_argument("--blobs", metavar="URL", help="of a new store: where virtual tokens go, if not into the database")
     add_compression(p)
     add_scope(p)
@@ -76,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     store_file = file_of(args.store or str(default_store()))
     own = [] if store_file is None else [Path(f"{store_file}{end}") for end in ("", "-wal", "-shm")]
     wanted = find(args.paths, own)
+    if args.update is not None:
+        return _update(args, wanted, scope)
     kept, left = list[Remembered](), list[tuple[str, str]]()
     with opened(args, make=True) as store:
         with Progress("reading", sum(each.bytes for each in wanted) or None, "bytes") as progress:
@@ -108,6 +112,34 @@ def run(args: argparse.Namespace) -> int:
     return REFUSED if left else DONE
 
 
+def _update(args: argparse.Namespace, wanted: list[Wanted], scope: Scope) -> int:
+    if len(wanted) != 1 or wanted[0].why is not None:
+        raise InputError("--update takes one file, or - for standard input: give its name")
+    with opened(args) as store:
+        store.get(args.update, **whose(scope))
+        file = _file(wanted[0], args.kind)
+        # One memory takes one text, however long: what is cut would be another memory.
+        given = [document.turns or "".join(document.pieces or ()) for document in read(
+            file, wanted[0].name, args.kind, sys.maxsize)]  # fmt: skip
+        if len(given) != 1:
+            raise InputError(f"{wanted[0].name} holds {len(given)} texts, and --update takes one: give another file")
+        if not given[0]:
+            raise InputError(f"{wanted[0].name} is empty: there is nothing to keep")
+        entry = store.update(args.update, given[0], user=scope.user, time=args.time)
+        if args.wait:
+            compress(store)
+        pending = store.stats(user=scope.user).pending
+    if args.json:
+        print_json({"entry": entry.id, "version": entry.version, "bytes": entry.bytes, "pending": pending})
+    else:
+        print(f"{entry.id}  version {entry.version}, {counted(entry.bytes, 'byte')}{_waiting(pending)}")
+    return DONE
+
+
+def _waiting(pending: int) -> str:
+    return f"; {counted(pending, 'text')} pending: r3mem stats --wait compresses" if pending else ""
+
+
 def _tell(kept: list[Remembered], pending: int, failed: int) -> None:
     for each in kept:
         for line in each.left_aside[:MOST_LINES]:
@@ -120,8 +152,7 @@ def _tell(kept: list[Remembered], pending: int, failed: int) -> None:
     entries, size = sum(len(each.entries) for each in kept), sum(each.bytes for each in kept)
     if kept:
         names = f"{counted(len(kept), 'file')} in {counted(entries, 'entry', 'entries')}, {counted(size, 'byte')}"
-        wait = f"; {counted(pending, 'text')} pending: r3mem stats --wait compresses" if pending else ""
-        print(f"kept {names}{wait}")
+        print(f"kept {names}{_waiting(pending)}")
     if failed:
         note(f"{counted(failed, 'text')} could not be compressed, and stay as they are: r3mem stats says why")
 

@@ -123,9 +123,7 @@ def test_forget_by_policy(r3: Command, ids: dict[str, str]) -> None:
     assert r3("recall", ids["cat.md"]).out == TEXTS["cat.md"]
 
 
-def test_all_is_forgotten_only_after_a_yes(
-    r3: Command, ids: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_is_forgotten_only_after_a_yes(r3: Command, ids: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -136,6 +134,20 @@ def test_all_is_forgotten_only_after_a_yes(
     assert r3("forget", "--all").code == 2 and r3("list").code == 0
     monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
     assert r3("forget", "--all").out == "forgot 2 memories\n"
+
+
+def test_a_new_version_and_its_history(r3: Command, ids: dict[str, str], place: Path) -> None:
+    (place / "dog.md").write_text("The dog is called Max.\n")
+    done = r3("remember", "dog.md", "--update", ids["dog.md"])
+    assert done.code == 0 and done.out.startswith(f"{ids['dog.md']}  version 2, 23 bytes; 3 texts pending")
+    assert r3("recall", ids["dog.md"]).out == "The dog is called Max.\n"
+    assert r3("recall", ids["dog.md"], "--version", "1").out == TEXTS["dog.md"]
+    assert [line.split()[3] for line in r3("history", ids["dog.md"]).out.splitlines()] == ["added", "updated"]
+    assert r3("search", "Rex").code == 1 and "version 2" in r3("list").out
+    (place / "none.md").touch()
+    for arguments, code in ((["dog.md", "cat.md"], 2), (["none.md"], 2)):
+        assert r3("remember", *arguments, "--update", ids["dog.md"]).code == code
+    assert r3("remember", "dog.md", "--update", "0" * 32).code == 1
 
 
 def test_history_and_stats(r3: Command, ids: dict[str, str]) -> None:

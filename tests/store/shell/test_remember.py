@@ -93,9 +93,7 @@ def test_the_store_does_not_remember_itself(r3: Command, place: Path) -> None:
         (["dog.md", "--store", "dog.md"], 3, "dog.md is damaged or no database"),
     ],
 )
-def test_what_is_wrong_is_told_in_a_line(
-    arguments: list[str], code: int, says: str, r3: Command, place: Path
-) -> None:
+def test_what_is_wrong_is_told_in_a_line(arguments: list[str], code: int, says: str, r3: Command, place: Path) -> None:
     (place / "dog.md").write_text(NOTE)
     (place / "empty").mkdir()
     (place / "empty.txt").touch()
