@@ -261,3 +261,32 @@ def test_files_that_were_not_exported(store: MemoryStore, tmp_path: Path) -> Non
 def test_policies_that_cannot_be(policy: type, given: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         policy(**given)
+
+
+def test_policies_by_class_path() -> None:
+    made = Policies.of(
+        {
+            "indexing": {
+                "class_path": "r3mem.store.indexing.Fused",
+                "init_args": {"policies": [{"class_path": "r3mem.store.indexing.FullText"}], "first": 7},
+            },
+            "updating": {"class_path": "r3mem.store.updating.Supersede", "init_args": {"share": 0.5}},
+            "forgetting": [{"class_path": "r3mem.store.forgetting.ByAge", "init_args": {"days": 3}}],
+        }
+    )
+    assert isinstance(made.indexing, Fused) and made.indexing.first == 7
+    assert isinstance(made.indexing.policies[0], FullText) and isinstance(made.consolidation, Merge)
+    assert isinstance(made.forgetting[0], ByAge) and made.forgetting[0].days == 3
+    for settings, why in (
+        ({"retrieval": 1}, "there are no policies of retrieval"),
+        ({"indexing": {"class_path": "r3mem.store.indexing.None_"}}, "no such class"),
+        ({"indexing": {"class_path": "x"}}, "no such class"),
+        (
+            {"indexing": {"class_path": "r3mem.store.forgetting.ByAge", "init_args": {"days": 1}}},
+            "indexing is a",
+        ),
+        ({"forgetting": [{"class_path": "r3mem.store.forgetting.ByAge"}]}, "takes other arguments"),
+        ({"forgetting": ["ByAge"]}, "not str"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            Policies.of(settings)
