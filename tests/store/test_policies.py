@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from r3mem import ConfigError, InputError, R3Mem
 from r3mem.errors import NotFound
-from r3mem.store import Entry, MemoryStore, Policies
+from r3mem.store import Entry, MemoryStore, Policies, deleting
 from r3mem.store.consolidation import Merge
 from r3mem.store.forgetting import ByAge, ByBytes, ByCount, ElasticBank
 from r3mem.store.indexing import Embeddings, FullText, Fused, Likelihood
@@ -290,3 +291,21 @@ def test_policies_by_class_path() -> None:
     ):
         with pytest.raises(ConfigError, match=why):
             Policies.of(settings)
+
+
+def test_entries_that_another_process_merges_while_they_are_deleted(
+    store: MemoryStore, url: str, opened: Callable[..., MemoryStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries, other = add(store, 3, session="s"), opened(url)
+    text, looked, merged = store.recall(entries[1].id, user="ann"), deleting.wholes_of, list[int]()
+
+    def looked_and_then(connection: Connection, ids: Sequence[str]) -> list[int]:
+        found = looked(connection, ids)
+        if not merged:
+            merged.append(other.consolidate(user="ann", policy=ALL).made)
+        return found
+
+    monkeypatch.setattr(deleting, "wholes_of", looked_and_then)
+    assert store.delete(entries[1].id, user="ann") == 1 and merged == [1]
+    left = {store.recall(e.id, user="ann") for e in store.list(user="ann")}
+    assert len(left) == 2 and not any(text in each for each in left) and store.stats().contents == 2
