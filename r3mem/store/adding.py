@@ -100,28 +100,28 @@ def put_entry(
         ratio: As of :func:`put_content`.
     """
     content = put_content(parts, connection, scope.user, given, ratio)
-    id, now = uuid.uuid4().hex, parts.clock.now()
-    connection.execute(
-        insert(entries).values(
-            id=id,
-            owner=scope.user,
-            agent=scope.agent,
-            session=scope.session,
-            kind=given.kind,
-            turns=turns_told(given.turns),
-            source=about.source,
-            start_at=about.start,
-            end_at=about.start + len(given.text),
-            time=now if about.time is None else about.time,
-            created=now,
-            metadata=about.metadata,
-            version=0,
-            content=content,
-            consolidated=about.consolidated,
-            imported_as=about.imported_as,
-        )
-    )
-    put_version(parts, connection, id, 1, content, given, why)
+    id, now, turns = uuid.uuid4().hex, parts.clock.now(), turns_told(given.turns)
+    row = {
+        "id": id,
+        "owner": scope.user,
+        "agent": scope.agent,
+        "session": scope.session,
+        "kind": given.kind,
+        "turns": turns,
+        "source": about.source,
+        "start_at": about.start,
+        "end_at": about.start + len(given.text),
+        "time": now if about.time is None else about.time,
+        "created": now,
+        "metadata": about.metadata,
+        "version": 1,
+        "content": content,
+        "consolidated": about.consolidated,
+        "imported_as": about.imported_as,
+    }
+    connection.execute(insert(entries), row)
+    first = {"entry": id, "number": 1, "content": content, "kind": given.kind, "turns": turns, "time": now, "why": why}
+    connection.execute(insert(versions), first)
     return id
 
 

@@ -6,9 +6,9 @@ from sqlalchemy import select
 
 from r3mem.errors import FingerprintError, InputError, RecallError
 from r3mem.store.parts import Parts
-from r3mem.store.recalling import Held, held, text_bytes
+from r3mem.store.recalling import Held, blob_bytes, held, text_bytes
 from r3mem.store.reports import Problem
-from r3mem.store.schema import contents, entries, versions
+from r3mem.store.schema import blobs, contents, entries, versions
 from r3mem.store.texts import named
 
 PAGE = 200
@@ -48,6 +48,9 @@ def _of(parts: Parts, n: int, recall: bool) -> list[Problem]:
         try:
             whole = held(parts, connection, n, name)
             what = None
+            if connection.execute(select(blobs.c.content).where(blobs.c.content == n)).first() is not None:
+                # Read where the raw text is kept too, and nobody else would look.
+                blob_bytes(parts, connection, n, name)
         except RecallError as error:
             what = str(error)
         except InputError:

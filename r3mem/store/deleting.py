@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, delete, select, update
 
+from r3mem.errors import StoreError
 from r3mem.store.compression import sweep
 from r3mem.store.database import in_groups, said, say
 from r3mem.store.parts import Parts
 from r3mem.store.schema import blobs, contents, entries, jobs, loose, versions
-from r3mem.store.unmerging import cut_loose, wholes_of
+from r3mem.store.unmerging import cut_loose, staying, wholes_of
 
+TRIES = 10
 #: Name in the table of what the store knows: something was deleted, and its bytes may still be in the files.
 UNERASED = "unerased"
 
@@ -28,18 +30,24 @@ def delete_entries(parts: Parts, ids: Sequence[str]) -> int:
     """
     if not ids:
         return 0
-    with parts.database.reading() as connection:
-        doomed = _with_parts(connection, ids)
-        wholes = wholes_of(connection, doomed)
-        broken = _broken(connection, doomed)
-    # Parts of a coarser memory that stay get a text of their own again, before the whole goes.
-    for whole in wholes:
-        cut_loose(parts, whole, doomed)
-    with parts.database.writing() as connection:
-        count = drop_entries(parts, connection, doomed)
-        drop_entries(parts, connection, broken)
-    erase(parts)
-    return count
+    for _ in range(TRIES):
+        with parts.database.reading() as connection:
+            doomed = _with_parts(connection, ids)
+            wholes = wholes_of(connection, doomed)
+        # Parts of a coarser memory that stay get a text of their own again, before the whole goes.
+        for whole in wholes:
+            cut_loose(parts, whole, doomed)
+        with parts.database.writing() as connection:
+            doomed = _with_parts(connection, ids)
+            if any(staying(connection, whole, doomed) for whole in wholes_of(connection, doomed)):
+                # Another process has merged them meanwhile, and their texts would stay in the whole.
+                continue
+            broken = _broken(connection, doomed)
+            count = drop_entries(parts, connection, doomed)
+            drop_entries(parts, connection, broken)
+        erase(parts)
+        return count
+    raise StoreError("these entries are merged by others again and again: nothing was deleted, delete them again")
 
 
 def drop_entries(parts: Parts, connection: Connection, ids: Sequence[str], erasing: bool = True) -> int:

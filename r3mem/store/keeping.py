@@ -103,7 +103,7 @@ class Keeping(Opened):
         """
         scope, parts = Scope.of(user), self._parts_open()
         count = import_entries(parts, scope, given_path(path, "the export"))
-        self._compress_added([])
+        self._compress_added()
         return count
 
     def reembed(
@@ -125,5 +125,5 @@ class Keeping(Opened):
         """
         scope, parts = Scope.of(user, agent, session), self._parts_open()
         count = raw_again(parts, scope, ModelOnNeed(old) if old is not None else None)
-        self._compress_added([])
+        self._compress_added()
         return count

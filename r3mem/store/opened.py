@@ -127,8 +127,8 @@ class Opened:
             raise StoreError("this store was closed: open it again")
         return self._parts
 
-    def _compress_added(self, contents: list[int]) -> None:
-        """What follows an addition: the worker is told, or it is done here."""
+    def _compress_added(self, contents: list[int] | None = None) -> None:
+        """What follows a change: the worker is told, or it is done here, for some contents or for all."""
         if self._worker is not None:
             self._worker.wake()
         elif self.compress == "now":

@@ -42,7 +42,7 @@ def cut_loose(parts: Parts, whole: int, doomed: Collection[str]) -> None:
     """
     name = "a consolidated memory"
     with parts.database.reading() as connection:
-        slices = _staying(connection, whole, doomed)
+        slices = staying(connection, whole, doomed)
         lost: str | None = None
         if slices:
             try:
@@ -64,7 +64,7 @@ def cut_loose(parts: Parts, whole: int, doomed: Collection[str]) -> None:
             "store with the model that made it, or delete the whole consolidated entry"
         )
     with parts.database.writing() as connection:
-        for n in _staying(connection, whole, doomed):
+        for n in staying(connection, whole, doomed):
             row = connection.execute(select(contents).where(contents.c.n == n).with_for_update()).one()
             raw = text[row.within_start : row.within_end]
             if hashlib.sha256(raw).hexdigest() != row.digest:
@@ -74,8 +74,14 @@ def cut_loose(parts: Parts, whole: int, doomed: Collection[str]) -> None:
             queue(parts, connection, n)
 
 
-def _staying(connection: Connection, whole: int, doomed: Collection[str]) -> list[int]:
-    """Slices of a content that versions of entries have which do not go."""
+def staying(connection: Connection, whole: int, doomed: Collection[str]) -> list[int]:
+    """Slices of a content that versions of entries have which do not go.
+
+    Args:
+        connection: Any.
+        whole: The content.
+        doomed: Entries that go.
+    """
     slices = connection.execute(select(contents.c.n).where(contents.c.within == whole)).scalars().all()
     found = []
     for group in in_groups(slices):

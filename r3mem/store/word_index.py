@@ -67,22 +67,21 @@ class Fts5(WordIndex):
     def create(self, connection: Connection) -> None:
         """See :class:`WordIndex`."""
         connection.exec_driver_sql(
-            "CREATE VIRTUAL TABLE r3mem_words USING fts5(sign, words, content='', "
-            "tokenize=\"porter unicode61 remove_diacritics 2 categories 'L* N* Co M*'\")"
+            "CREATE VIRTUAL TABLE r3mem_words USING fts5(sign, words, content='', tokenize='porter ascii')"
         )
 
     def add(self, connection: Connection, content: int, owner: str, words: str) -> None:
         """See :class:`WordIndex`."""
         connection.execute(
             text("INSERT INTO r3mem_words(rowid, sign, words) VALUES (:n, :sign, :words)"),
-            {"n": content, "sign": owner_sign(owner), "words": words},
+            {"n": content, "sign": owner_sign(owner), "words": _in_ascii(words)},
         )
 
     def remove(self, connection: Connection, content: int, owner: str, words: str) -> None:
         """See :class:`WordIndex`."""
         connection.execute(
             text("INSERT INTO r3mem_words(r3mem_words, rowid, sign, words) VALUES ('delete', :n, :sign, :words)"),
-            {"n": content, "sign": owner_sign(owner), "words": words},
+            {"n": content, "sign": owner_sign(owner), "words": _in_ascii(words)},
         )
 
     def search(
@@ -91,7 +90,7 @@ class Fts5(WordIndex):
         """See :class:`WordIndex`."""
         terms = list(dict.fromkeys(words[:MOST_WORDS]))
         given: dict[str, Any] = {"owner": owner, "agent": agent, "session": session, "k": k, "k1": K1, "b": B}
-        given |= {f"q{i}": f'sign:"{owner_sign(owner)}" AND words:"{word}"' for i, word in enumerate(terms)}
+        given |= {f"q{i}": f'sign:"{owner_sign(owner)}" AND words:"{_in_ascii(word)}"' for i, word in enumerate(terms)}
         of_term = "FROM r3mem_words WHERE r3mem_words MATCH :q{0}"
         counts = ", ".join(f"(SELECT count(*) {of_term.format(i)})" for i in range(len(terms)))
         total = "(SELECT count(*) FROM r3mem_contents WHERE owner = :owner)"
@@ -110,6 +109,11 @@ class Fts5(WordIndex):
             given,
         )
         return [(str(row[0]), float(row[1])) for row in rows]
+
+
+def _in_ascii(words: str) -> str:
+    """Words as FTS5 has them: it knows the letters of an old Unicode alone, so that others are spelled in digits."""
+    return " ".join(word if word.isascii() else f"x{word.encode().hex()}" for word in words.split())
 
 
 class Tsvector(WordIndex):

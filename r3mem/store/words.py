@@ -1,5 +1,7 @@
-"""The words of a text, as they are indexed: letters, marks and digits, without case; signs of Chinese, Japanese and
-Thai one by one, since nothing stands between their words."""
+"""The words of a text, as they are indexed: letters, marks and digits, without case and accents.
+
+Signs of Chinese, Japanese and Thai are words one by one, since nothing stands between their words.
+"""
 
 from __future__ import annotations
 
@@ -29,5 +31,7 @@ def words_of(text: str) -> list[str]:
     Args:
         text: Any text.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    # Accents of Latin, Greek and Cyrillic letters do not count; marks of other scripts do.
+    plain = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))
+    folded = unicodedata.normalize("NFKC", plain).casefold()
     return [word[:LONGEST] for word in _pattern().findall(folded)]

@@ -163,7 +163,7 @@ class Writing(Opened):
         count = delete_entries(parts, list(dict.fromkeys(ids)))
         if ids and not count:
             raise NotFound(f"entry {ids[0]!r:.60} is not there: list gives the ids of the user's entries")
-        self._compress_added([])
+        self._compress_added()
         return count
 
     def delete_all(self, *, user: str, agent: str | None = None, session: str | None = None) -> int:
@@ -176,7 +176,7 @@ class Writing(Opened):
         with parts.database.reading() as connection:
             ids = list(connection.execute(select(entries.c.id).where(within(scope))).scalars())
         count = delete_entries(parts, ids)
-        self._compress_added([])
+        self._compress_added()
         return count
 
     def consolidate(
@@ -193,7 +193,7 @@ class Writing(Opened):
         scope = Scope.of(user, agent, session)
         self._parts_open()
         done = (policy or self.policies.consolidation).run(StoreShelf(self, scope))
-        self._compress_added([])
+        self._compress_added()
         return done
 
     def forget(
@@ -221,7 +221,7 @@ class Writing(Opened):
         if not policies:
             raise ConfigError("what is to be forgotten? Give a policy, such as ByAge(days=365), here or when opening")
         count = sum(each.run(StoreShelf(self, scope)) for each in policies)
-        self._compress_added([])
+        self._compress_added()
         return count
 
     def _as_it_is(self, entry: Entry) -> Entry:

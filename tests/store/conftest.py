@@ -20,7 +20,6 @@ from r3mem.compressors import SelectedKeyValues
 from r3mem.hierarchy import Flat
 from r3mem.store import MemoryStore
 
-BINARIES = ("/usr/lib/postgresql/15/bin", "/usr/lib/postgresql/16/bin", "/usr/lib/postgresql/17/bin")
 SEGMENT, RATIO = 16, 4
 
 
@@ -41,7 +40,9 @@ def other_model(tiny_backbone: Callable[..., Backbone]) -> R3Mem:
 
 
 def _binary(name: str) -> str | None:
-    return shutil.which(name) or next((f"{b}/{name}" for b in BINARIES if Path(f"{b}/{name}").exists()), None)
+    # Debian has them in a folder of their version, on no path.
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return shutil.which(name) or (str(found[-1]) if found else None)
 
 
 @pytest.fixture(scope="session")

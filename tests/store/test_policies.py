@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from r3mem import ConfigError, InputError, R3Mem
 from r3mem.errors import NotFound
-from r3mem.store import Entry, MemoryStore, Policies
+from r3mem.store import Entry, MemoryStore, Policies, deleting
 from r3mem.store.consolidation import Merge
 from r3mem.store.forgetting import ByAge, ByBytes, ByCount, ElasticBank
 from r3mem.store.indexing import Embeddings, FullText, Fused, Likelihood
@@ -261,3 +262,50 @@ def test_files_that_were_not_exported(store: MemoryStore, tmp_path: Path) -> Non
 def test_policies_that_cannot_be(policy: type, given: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         policy(**given)
+
+
+def test_policies_by_class_path() -> None:
+    made = Policies.of(
+        {
+            "indexing": {
+                "class_path": "r3mem.store.indexing.Fused",
+                "init_args": {"policies": [{"class_path": "r3mem.store.indexing.FullText"}], "first": 7},
+            },
+            "updating": {"class_path": "r3mem.store.updating.Supersede", "init_args": {"share": 0.5}},
+            "forgetting": [{"class_path": "r3mem.store.forgetting.ByAge", "init_args": {"days": 3}}],
+        }
+    )
+    assert isinstance(made.indexing, Fused) and made.indexing.first == 7
+    assert isinstance(made.indexing.policies[0], FullText) and isinstance(made.consolidation, Merge)
+    assert isinstance(made.forgetting[0], ByAge) and made.forgetting[0].days == 3
+    for settings, why in (
+        ({"retrieval": 1}, "there are no policies of retrieval"),
+        ({"indexing": {"class_path": "r3mem.store.indexing.None_"}}, "no such class"),
+        ({"indexing": {"class_path": "x"}}, "no such class"),
+        (
+            {"indexing": {"class_path": "r3mem.store.forgetting.ByAge", "init_args": {"days": 1}}},
+            "indexing is a",
+        ),
+        ({"forgetting": [{"class_path": "r3mem.store.forgetting.ByAge"}]}, "takes other arguments"),
+        ({"forgetting": ["ByAge"]}, "not str"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            Policies.of(settings)
+
+
+def test_entries_that_another_process_merges_while_they_are_deleted(
+    store: MemoryStore, url: str, opened: Callable[..., MemoryStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries, other = add(store, 3, session="s"), opened(url)
+    text, looked, merged = store.recall(entries[1].id, user="ann"), deleting.wholes_of, list[int]()
+
+    def looked_and_then(connection: Connection, ids: Sequence[str]) -> list[int]:
+        found = looked(connection, ids)
+        if not merged:
+            merged.append(other.consolidate(user="ann", policy=ALL).made)
+        return found
+
+    monkeypatch.setattr(deleting, "wholes_of", looked_and_then)
+    assert store.delete(entries[1].id, user="ann") == 1 and merged == [1]
+    left = {store.recall(e.id, user="ann") for e in store.list(user="ann")}
+    assert len(left) == 2 and not any(text in each for each in left) and store.stats().contents == 2
