@@ -79,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(HELP, end="", file=sys.stderr)
         raise SystemExit(2)
     elif word in shell.COMMANDS and not (word in OTHERS and _of_a_training(given[1:])):
+        _find_own_modules()
         shell.main(word, given[1:])
     elif word in OTHERS:
         _find_own_modules()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from r3mem.errors import InputError
 from r3mem.store.scope import Scope
-from r3mem.store.shell.opening import add_model, add_scope, confirm, opened, scope_of, whose
+from r3mem.store.shell.opening import add_model, add_policies, add_scope, confirm, opened, scope_of, whose
 from r3mem.store.shell.output import counted, note, print_json
 from r3mem.store.shell.progress import Progress
 from r3mem.store.shell.running import DONE, NOTHING, REFUSED
@@ -34,6 +34,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--bank", type=int, metavar="N", help="merge the oldest until N memories are left; texts stay")
     p.add_argument("--yes", action="store_true", help="do not ask")
     add_model(p)
+    add_policies(p)
     add_scope(p)
 
 
@@ -41,9 +42,11 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; its exit code."""
     scope = scope_of(args)
     ways = [way for way in WAYS if getattr(args, way) not in (None, False)] + (["ids"] if args.ids else [])
+    if not ways and args.policies is not None:
+        ways = ["policies"]
     if len(ways) != 1:
         options = ", ".join("--" + way.replace("_", "-") for way in WAYS)
-        args.parser.error(f"what is to be forgotten? Give ids, or one of {options}")
+        args.parser.error(f"what is to be forgotten? Give ids, --policies, or one of {options}")
     with opened(args) as store:
         if args.all:
             whole = scope.agent is None and scope.session is None
@@ -76,7 +79,7 @@ def _forget(store: MemoryStore, scope: Scope, args: argparse.Namespace) -> int:
     return store.forget(**whose(scope), policy=_policy(args))
 
 
-def _policy(args: argparse.Namespace) -> Forgetting:
+def _policy(args: argparse.Namespace) -> Forgetting | None:
     from r3mem.store.forgetting import ByAge, ByBytes, ByCount, ElasticBank
 
     if args.older_than is not None:
@@ -88,4 +91,4 @@ def _policy(args: argparse.Namespace) -> Forgetting:
         return ByCount(args.keep)
     if args.keep_bytes is not None:
         return ByBytes(args.keep_bytes)
-    return ElasticBank(args.bank)
+    return None if args.bank is None else ElasticBank(args.bank)

@@ -14,7 +14,7 @@ from r3mem.errors import InputError, StoreError
 from r3mem.store.scope import Scope
 
 if TYPE_CHECKING:
-    from r3mem.store import MemoryStore
+    from r3mem.store import MemoryStore, Policies
 
 
 def add_scope(p: argparse.ArgumentParser, narrow: bool = True, user: bool = True) -> None:
@@ -67,6 +67,43 @@ def add_compression(p: argparse.ArgumentParser) -> None:
     p.add_argument("--keep-text", action="store_true", help="with --wait: keep the raw text beside the virtual tokens")
 
 
+def add_policies(p: argparse.ArgumentParser) -> None:
+    """Which policies the store has.
+
+    Args:
+        p: The parser of a command.
+    """
+    p.add_argument(
+        "--policies", type=Path, default=os.environ.get("R3MEM_POLICIES") or None, metavar="FILE",
+        help="YAML: indexing, consolidation, updating, forgetting, each by class_path; if left out, R3MEM_POLICIES, "
+        "else the defaults",
+    )  # fmt: skip
+
+
+def policies_in(file: Path) -> Policies:
+    """The policies of a file.
+
+    Args:
+        file: YAML.
+
+    Raises:
+        InputError: It cannot be read.
+        ConfigError: There is no such policy.
+    """
+    import yaml
+
+    from r3mem.store import Policies
+
+    try:
+        told = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"{file} is no YAML that could be read ({why:.200}): check its name and content") from error
+    if not isinstance(told, dict):
+        raise InputError(f"{file} names no policies: give `indexing:` or another, with class_path below it")
+    return Policies.of(told)
+
+
 def scope_of(args: argparse.Namespace) -> Scope:
     """Whose memories a command is about.
 
@@ -117,8 +154,10 @@ def opened(args: argparse.Namespace, make: bool = False) -> Iterator[MemoryStore
     # Reading files, searching and listing must not wait for SQLAlchemy's import where only help was asked for.
     from r3mem.store import MemoryStore
 
+    file_of_policies = getattr(args, "policies", None)
+    policies = None if file_of_policies is None else policies_in(Path(file_of_policies))
     with MemoryStore.open(
-        url, model=getattr(args, "model", None), blobs=getattr(args, "blobs", None),
+        url, policies=policies, model=getattr(args, "model", None), blobs=getattr(args, "blobs", None),
         keep_text=getattr(args, "keep_text", False), compress="later",
     ) as store:  # fmt: skip
         yield store

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,16 @@ from r3mem.store.pieces import check_characters
 from r3mem.store.readers import READERS, Document, read
 from r3mem.store.scope import Scope
 from r3mem.store.shell.files import STANDARD_INPUT, Wanted, find, shown
-from r3mem.store.shell.opening import add_compression, add_scope, default_store, file_of, opened, scope_of, whose
+from r3mem.store.shell.opening import (
+    add_compression,
+    add_policies,
+    add_scope,
+    default_store,
+    file_of,
+    opened,
+    scope_of,
+    whose,
+)
 from r3mem.store.shell.output import counted, note, print_json, seen
 from r3mem.store.shell.progress import Progress, compress
 from r3mem.store.shell.running import DONE, REFUSED, USAGE
@@ -65,6 +75,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--update", metavar="ID", help="give this memory the text of the one file, as a new version")
     p.add_argument("--blobs", metavar="URL", help="of a new store: where virtual tokens go, if not into the database")
     add_compression(p)
+    add_policies(p)
     add_scope(p)
 
 
@@ -186,7 +197,18 @@ def _add(
 ) -> list[Entry]:
     if document.pieces is None:
         return [store.add(document.turns, metadata=document.metadata, **about)]
-    return store.add_pieces(watched(document.pieces), metadata=document.metadata, characters=characters, **about)
+    pieces: Iterator[str] = watched(document.pieces)
+    first, size = list[str](), 0
+    for piece in pieces:
+        first.append(piece)
+        size += len(piece)
+        if size > characters:
+            break
+    if 0 < size <= characters:
+        # A text of one entry may supersede an older one, as the policy of updating says.
+        return [store.add("".join(first), metadata=document.metadata, **about)]
+    whole = itertools.chain(first, pieces)
+    return store.add_pieces(whole, metadata=document.metadata, characters=characters, **about)
 
 
 def _file(wanted: Wanted, kind: str | None) -> Path | BinaryIO:

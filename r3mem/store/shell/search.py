@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from r3mem.store.shell.opening import add_model, add_scope, opened, scope_of, whose
+from r3mem.store.shell.opening import add_model, add_policies, add_scope, opened, scope_of, whose
 from r3mem.store.shell.output import minute, note, place, print_json, seen
 from r3mem.store.shell.progress import Progress
 from r3mem.store.shell.running import DONE, NOTHING
@@ -25,12 +25,13 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("query", nargs="+", metavar="QUERY", help="words or a question; behind -- if one begins with a dash")
     p.add_argument("-k", type=int, default=5, metavar="N", help="hits at most (5)")
     p.add_argument(
-        "--by", choices=["words", "likelihood", "embeddings", "fused"], default="words",
-        help="what ranks: words need no model; likelihood reads memories; fused takes words and likelihood",
+        "--by", choices=["words", "likelihood", "embeddings", "fused"],
+        help="what ranks, if not --policies: words need no model; likelihood reads memories; fused takes both",
     )  # fmt: skip
     p.add_argument("--no-text", action="store_true", help="do not recall texts, which needs the model")
     p.add_argument("--full", action="store_true", help="print whole texts")
     add_model(p)
+    add_policies(p)
     add_scope(p)
 
 
@@ -56,11 +57,13 @@ def run(args: argparse.Namespace) -> int:
     return DONE if hits else NOTHING
 
 
-def _policy(by: str) -> Indexing | None:
-    if by == "words":
+def _policy(by: str | None) -> Indexing | None:
+    if by is None:
         return None
     from r3mem.store.indexing import Embeddings, FullText, Fused, Likelihood
 
+    if by == "words":
+        return FullText()
     if by == "embeddings":
         return Embeddings()
     return Likelihood() if by == "likelihood" else Fused([FullText(), Likelihood()])

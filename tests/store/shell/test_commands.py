@@ -123,6 +123,28 @@ def test_forget_by_policy(r3: Command, ids: dict[str, str]) -> None:
     assert r3("recall", ids["cat.md"]).out == TEXTS["cat.md"]
 
 
+POLICIES = """
+updating: {class_path: r3mem.store.updating.Supersede, init_args: {}}
+forgetting: [{class_path: r3mem.store.forgetting.ByCount, init_args: {most: 1}}]
+consolidation: {class_path: r3mem.store.consolidation.Merge, init_args: {days: null, keep: 0, ratio: 8}}
+"""
+
+
+def test_policies_of_a_file(r3: Command, ids: dict[str, str], place: Path) -> None:
+    (place / "p.yaml").write_text(POLICIES)
+    assert "superseded" not in r3("list").out
+    r3("remember", "dog.md", "--policies", "p.yaml")
+    assert "superseded by" in r3("list").out
+    assert r3("forget", "--policies", "p.yaml").out == "forgot 2 memories\n"
+    r3("remember", "cat.md")
+    assert r3("consolidate", "--policies", "p.yaml").out.startswith("merged 2 memories into 1")
+    for text in ("- x", "{broken", "colours: {class_path: x.Y}", "indexing: {class_path: no.Such}"):
+        (place / "p.yaml").write_text(text)
+        done = r3("search", "dog", "--policies", "p.yaml")
+        assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)
+    assert r3("search", "dog", "--policies", "none.yaml").code == 2
+
+
 def test_all_is_forgotten_only_after_a_yes(r3: Command, ids: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
