@@ -132,6 +132,7 @@ consolidation: {class_path: r3mem.store.consolidation.Merge, init_args: {days: n
 
 def test_policies_of_a_file(r3: Command, ids: dict[str, str], place: Path) -> None:
     (place / "p.yaml").write_text(POLICIES)
+    (place / "dog.md").write_text("The dog is called Max.\n")
     assert "superseded" not in r3("list").out
     r3("remember", "dog.md", "--policies", "p.yaml")
     assert "superseded by" in r3("list").out
