@@ -1,6 +1,6 @@
 """The ``r3mem`` command: what was asked for is found here, and only that is imported.
 
-What trains takes seconds to import. Help, the version and a mistyped name need none of it.
+What trains takes seconds to import. Help, the version, a mistyped name and the memory commands need none of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from r3mem import __version__
 from r3mem.errors import told_in_a_line
 from r3mem.errors.extras import check_installed
 from r3mem.errors.suggestions import nearest
+from r3mem.store import shell
 
 #: Of LightningCLI, with what each does.
 RUNS = {
@@ -29,19 +30,32 @@ OTHERS = {
     "export": ("write a checkpoint as a model that R3Mem.from_pretrained loads", "lightning_modules.export_command"),
     "report": ("tables and plots of a comparison", "lightning_modules.report.command"),
 }
-COMMANDS = {**RUNS, **{name: what for name, (what, _) in OTHERS.items()}}
+TRAINING = {**RUNS, **{name: what for name, (what, _) in OTHERS.items()}}
+COMMANDS = {**TRAINING, **shell.COMMANDS}
+# Of `r3mem export CKPT`, by which it is told from `r3mem export FILE`.
+EXPORT_OPTIONS = ("--out", "--config")
 # What LightningCLI takes in front of a subcommand.
 IN_FRONT = ("-c", "--config", "--print_config")
 HELP = f"""usage: r3mem COMMAND ...
 
-commands:
-{chr(10).join(f"  {name:10}{what}" for name, what in COMMANDS.items())}
+memory:
+{chr(10).join(f"  {name:13}{what}" for name, what in shell.COMMANDS.items())}
+
+training:
+{chr(10).join(f"  {name:13}{what}" for name, what in TRAINING.items())}
 
 options:
-  -h, --help  this page; `r3mem COMMAND --help` lists every setting of a command
-  --version   the version
+  -h, --help   this page; `r3mem COMMAND --help` lists every setting of a command
+  --version    the version
 
-Settings: --config FILE, as often as needed; later files win, arguments win over files.
+Memories: whose they are is --user NAME or R3MEM_USER, where they are --store or R3MEM_STORE.
+  r3mem remember notes/ --user ann        a file, a folder, a pattern, or - for standard input
+  r3mem search "the name of the dog" --user ann
+  r3mem recall ID --user ann              the exact text
+  r3mem export memories.zip --user ann    `r3mem export CKPT --out DIR` is that of a training
+{shell.EXIT_CODES}
+
+Settings of a training: --config FILE, as often as needed; later files win, arguments win over files.
   r3mem fit --config model.yaml --config data.yaml --trainer.max_steps 50
   r3mem fit ... --ckpt_path latest        goes on with a run that was broken off
   r3mem fit ... --print_config            shows the settings that would be in force
@@ -64,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif not word:
         print(HELP, end="", file=sys.stderr)
         raise SystemExit(2)
+    elif word in shell.COMMANDS and not (word in OTHERS and _of_a_training(given[1:])):
+        _find_own_modules()
+        shell.main(word, given[1:])
     elif word in OTHERS:
         _find_own_modules()
         importlib.import_module(OTHERS[word][1]).main(given[1:])
@@ -87,6 +104,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             + (f"did you mean {near!r}?" if near else f"the commands are {', '.join(COMMANDS)}"),
             "r3mem --help",
         )
+
+
+def _of_a_training(arguments: Sequence[str]) -> bool:
+    """Whether ``export`` is asked for a checkpoint: it has other options, and a checkpoint is told by its name.
+
+    Args:
+        arguments: What follows it.
+    """
+    words = [argument.split("=")[0] for argument in arguments]
+    options = [word for word in words if word.startswith("--")]
+    if any(nearest(option, [*EXPORT_OPTIONS, *shell.EXPORT_OPTIONS]) in EXPORT_OPTIONS for option in options):
+        return True
+    return any(word.endswith(".ckpt") or (not word.startswith("-") and os.path.isdir(word)) for word in words[:1])
 
 
 def _find_own_modules() -> None:

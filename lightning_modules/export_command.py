@@ -18,7 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Instead of the process's own.
     """
     p = Arguments(
-        prog="r3mem export", description="A checkpoint as a model folder: one safetensors file and its description."
+        prog="r3mem export",
+        description="A checkpoint as a model folder: one safetensors file and its description. "
+        "r3mem export FILE --user NAME writes the memories of a user instead: see r3mem export --help.",
     )
     p.add_argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint of r3mem fit, under any strategy")
     p.add_argument("--out", type=Path, metavar="DIR", required=True, help="the folder to write")

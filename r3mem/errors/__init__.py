@@ -26,6 +26,14 @@ class RecallError(R3MemError):
     """The recalled tokens are not the ones that were retained; no text is returned."""
 
 
+class NotFound(InputError):
+    """Nothing of that name is in the user's part of a store: unknown, deleted, or another user's."""
+
+
+class StoreError(R3MemError):
+    """A store that cannot be opened, read or written as it is: locked, full, damaged or of another version."""
+
+
 @contextmanager
 def told_in_a_line() -> Iterator[None]:
     """Inside a command, an error of this package ends it with one line and code 2; R3MEM_TRACEBACK=1 shows where."""

@@ -21,6 +21,8 @@ EXTRAS = {
     "entities": ("spacy",),
     "quantised": ("bitsandbytes",),
     "report": ("matplotlib", "rich"),
+    "shell": ("platformdirs", "pypdf", "rich"),
+    "store": ("sqlalchemy", "psycopg"),
     "training": ("jsonargparse", "rich", "tensorboard"),
 }
 

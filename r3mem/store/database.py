@@ -1,0 +1,153 @@
+"""A database: connections for reading and for writing, errors told in words, and bytes that are really erased."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, delete, exc, insert, select
+
+from r3mem.errors import StoreError
+from r3mem.store.schema import meta
+from r3mem.store.word_index import WordIndex
+
+
+class Database(ABC):
+    """SQLite or PostgreSQL.
+
+    Attributes:
+        name: What it is called in messages; no password in it.
+        engine: SQLAlchemy's.
+        words: Its full-text index.
+    """
+
+    name: str
+    engine: Engine
+    words: WordIndex
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One view of the database, as it was when the first row was read.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        with self.told(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """All that is written inside is on the disk afterwards, or nothing of it.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        with self.told(), self.engine.connect().execution_options(r3mem_write=True) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Inside, what the database refuses is told with what to do about it.
+
+        Raises:
+            StoreError: It refused.
+        """
+        try:
+            yield
+        except exc.TimeoutError as error:
+            raise StoreError(f"{self.name}: all connections are in use: close what is not needed") from error
+        except exc.DBAPIError as error:
+            raise StoreError(self.advice(error)) from error
+
+    def insert_new(self, connection: Connection, table: Table, **values: Any) -> None:
+        """Insert a row, unless one with the same key is there.
+
+        Args:
+            connection: For writing.
+            table: The table.
+            **values: The row.
+        """
+        connection.execute(self.insert_or_nothing(table), values)
+
+    @abstractmethod
+    def insert_or_nothing(self, table: Table) -> Any:
+        """An insert that does nothing where a row with the same key is there."""
+
+    @abstractmethod
+    def advice(self, error: exc.DBAPIError) -> str:
+        """What happened, and what to do."""
+
+    @abstractmethod
+    def lock_schema(self, connection: Connection) -> None:
+        """Let nobody else make or migrate tables until the transaction ends."""
+
+    @abstractmethod
+    def backup(self, version: int) -> str:
+        """Copy the database before its schema is migrated, or say that its owner has to.
+
+        Args:
+            version: The schema it has.
+
+        Returns:
+            Where the copy is.
+
+        Raises:
+            StoreError: It cannot be copied.
+        """
+
+    @abstractmethod
+    def erase(self) -> bool:
+        """Take the bytes of deleted rows out of the files.
+
+        Returns:
+            Whether it was done; not if somebody else holds the database for too long.
+        """
+
+    @abstractmethod
+    def damage(self) -> list[str]:
+        """What the database itself finds wrong with its files."""
+
+    @abstractmethod
+    def disk_bytes(self) -> int:
+        """Bytes of the database's files."""
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def said(connection: Connection, name: str) -> str | None:
+    """A value of the table of what the store knows of itself.
+
+    Args:
+        connection: Any.
+        name: Of the value.
+    """
+    found: str | None = connection.execute(select(meta.c.value).where(meta.c.name == name)).scalar()
+    return found
+
+
+def say(connection: Connection, name: str, value: str | None) -> None:
+    """Write such a value; None removes it.
+
+    Args:
+        connection: For writing.
+        name: Of the value.
+        value: The value.
+    """
+    connection.execute(delete(meta).where(meta.c.name == name))
+    if value is not None:
+        connection.execute(insert(meta).values(name=name, value=value))
+
+
+def in_groups(values: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]]:
+    """Pieces of a long list: a statement takes a limited number of values.
+
+    Args:
+        values: The list.
+        size: Values of a piece.
+    """
+    for at in range(0, len(values), size):
+        yield values[at : at + size]

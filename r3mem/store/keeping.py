@@ -1,0 +1,129 @@
+"""The verbs about the store as a whole: stats, check, wait, export, import, reembed."""
+
+from __future__ import annotations
+
+import time
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from r3mem.errors import StoreError
+from r3mem.errors.given_paths import given_path
+from r3mem.store.checking import problems
+from r3mem.store.counting import stats_of
+from r3mem.store.export import export_entries
+from r3mem.store.import_entries import import_entries
+from r3mem.store.models import ModelOnNeed
+from r3mem.store.opened import Opened
+from r3mem.store.reembedding import raw_again
+from r3mem.store.reports import Problem, Stats
+from r3mem.store.scope import Scope
+from r3mem.store.store_shelf import StoreShelf
+
+if TYPE_CHECKING:
+    from r3mem.model import R3Mem
+
+
+LOOK_SECONDS = 0.05
+
+
+class Keeping(Opened):
+    """See :class:`r3mem.store.MemoryStore`."""
+
+    def stats(self, *, user: str | None = None) -> Stats:
+        """How much is kept, waits and failed.
+
+        Args:
+            user: Only this user's; None for the whole store.
+        """
+        if user is not None:
+            Scope.of(user)
+        return stats_of(self._parts_open(), user)
+
+    def wait(self, timeout: float | None = None) -> Stats:
+        """Wait until nothing is pending; without a worker in the background, compress here.
+
+        Args:
+            timeout: Seconds at most; None for as long as it takes.
+
+        Raises:
+            StoreError: Something is still pending then, or the model cannot be loaded.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        parts = self._parts_open()
+        while self._compressor.pending():
+            if self._worker is None:
+                took = self._compressor.some()
+            else:
+                self._worker.wake()
+                took = 0
+                if self._worker.trouble is not None:
+                    raise StoreError(f"texts are kept, and cannot be compressed: {self._worker.trouble}")
+            if until is not None and time.monotonic() > until:
+                raise StoreError(f"{self._compressor.pending()} texts are still pending after {timeout} s: wait again")
+            if not took:
+                time.sleep(LOOK_SECONDS)
+        return stats_of(parts, None)
+
+    def check(self, recall: bool = False) -> list[Problem]:
+        """Read every memory, and say which are damaged or gone. Nothing is changed; what is whole is served as ever.
+
+        Args:
+            recall: Whether texts are recalled too, by the model, and compared with their digests. Memories that
+                another model made are named then.
+        """
+        return problems(self._parts_open(), recall)
+
+    def export(self, path: str | PathLike[str], *, user: str) -> int:
+        """Write all of a user's entries, with their texts and virtual tokens, to one zip file.
+
+        ``entries.jsonl`` has a line for each version with its text; ``memories/`` has safetensors files.
+
+        Args:
+            path: The file; it appears whole or not at all.
+            user: Whose.
+
+        Returns:
+            How many entries.
+        """
+        scope = Scope.of(user)
+        return export_entries(StoreShelf(self, scope), self._parts_open(), given_path(path, "the export"))
+
+    def import_(self, path: str | PathLike[str], *, user: str) -> int:
+        """Take in what :meth:`export` wrote; what was taken in before is not doubled.
+
+        Args:
+            path: The file.
+            user: Whose entries they become.
+
+        Returns:
+            How many entries are new.
+
+        Raises:
+            InputError: No such file, or not one that :meth:`export` wrote; nothing is taken in.
+        """
+        scope, parts = Scope.of(user), self._parts_open()
+        count = import_entries(parts, scope, given_path(path, "the export"))
+        self._compress_added()
+        return count
+
+    def reembed(
+        self, *, user: str, agent: str | None = None, session: str | None = None, old: R3Mem | str | None = None
+    ) -> int:
+        """Make memories of another model anew: recalled by the old model, retained by this store's.
+
+        Args:
+            user: Whose.
+            agent: Only this agent's.
+            session: Only of this session.
+            old: The model that made them, or its name; not needed where raw texts are kept.
+
+        Returns:
+            How many texts are compressed anew; they are pending until then.
+
+        Raises:
+            FingerprintError: ``old`` did not make them either.
+        """
+        scope, parts = Scope.of(user, agent, session), self._parts_open()
+        count = raw_again(parts, scope, ModelOnNeed(old) if old is not None else None)
+        self._compress_added()
+        return count

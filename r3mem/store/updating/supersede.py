@@ -1,0 +1,59 @@
+"""An older entry of nearly the same words is superseded."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select
+
+from r3mem.errors import ConfigError
+from r3mem.store.adding import note_superseded
+from r3mem.store.entries import Entry
+from r3mem.store.given import Given, microseconds
+from r3mem.store.parts import Parts
+from r3mem.store.schema import contents, entries
+from r3mem.store.scope import Scope
+from r3mem.store.updating.base import Updating
+from r3mem.store.words import words_of
+
+
+class Supersede(Updating):
+    """A new text supersedes the older ones of the same scope that have nearly its words, and not all of them.
+
+    The rule is about words alone and understands nothing: ``share`` is the number of different words that both have,
+    over the number that either has. "My dog is called Rex" and "My dog is called Max" share 4 of 6, which is 0.67;
+    "Rex is gone, the dog is Max now" shares less, and supersedes nothing. Long texts hardly ever do. Equal texts stay
+    two entries. What was superseded is in the list and in its history, with the time, and is no longer found; if the
+    newer entry is deleted it is found again.
+
+    Args:
+        share: Words in common from which on an older entry is superseded, over 0 and up to 1.
+        first: Entries that are compared: so many that full-text search finds first.
+    """
+
+    def __init__(self, share: float = 0.6, first: int = 20) -> None:
+        if not 0 < share <= 1 or first < 1:
+            raise ConfigError(
+                f"Supersede with share {share} and first {first}: share is over 0 up to 1, first 1 or more"
+            )
+        self.share, self.first = share, first
+
+    def added(self, parts: Parts, connection: Connection, scope: Scope, entry: Entry, given: Given) -> None:
+        """See :class:`Updating`."""
+        words = words_of(given.text)
+        if not words:
+            return
+        found = parts.database.words.search(connection, words, scope.user, scope.agent, scope.session, self.first)
+        own = set(words)
+        for id, _ in found:
+            if id == entry.id:
+                continue
+            row = connection.execute(
+                select(contents.c.words, contents.c.digest, entries.c.time, entries.c.consolidated)
+                .join(entries, entries.c.content == contents.c.n)
+                .where(entries.c.id == id)
+            ).one()
+            theirs = set(row.words.split())
+            newer = row.time > microseconds(entry.time)
+            if row.digest == given.digest or newer or row.consolidated or not theirs:
+                continue
+            if len(own & theirs) / len(own | theirs) >= self.share:
+                note_superseded(parts, connection, id, entry.id)

@@ -1,0 +1,187 @@
+"""Full-text indexes of the words of contents. The text is not in them, nor the order of its words.
+
+Scores are BM25 with every word counted once a content. Its rarity is counted among the contents of the user: what
+others keep changes no score. The words of a content are kept beside it, sorted: with them they are taken out again,
+without a model. Beside its words a content has a sign of its owner, so that a search looks at one user's contents only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+#: Words of a query that count.
+MOST_WORDS = 64
+#: BM25's, of Robertson & Zaragoza 2009; FTS5 has the same.
+K1, B = 1.2, 0.75
+
+
+def owner_sign(owner: str) -> str:
+    """A word that stands for a user.
+
+    Args:
+        owner: The user.
+    """
+    return "u" + hashlib.sha256(owner.encode()).hexdigest()[:24]
+
+
+class WordIndex(ABC):
+    """What SQLite and PostgreSQL do each in their way."""
+
+    @abstractmethod
+    def create(self, connection: Connection) -> None:
+        """Make what the index needs."""
+
+    @abstractmethod
+    def add(self, connection: Connection, content: int, owner: str, words: str) -> None:
+        """Index the words of a content; they are in its row already."""
+
+    @abstractmethod
+    def remove(self, connection: Connection, content: int, owner: str, words: str) -> None:
+        """Take them out again, with those that were given to :meth:`add`."""
+
+    @abstractmethod
+    def search(
+        self, connection: Connection, words: Sequence[str], owner: str, agent: str | None, session: str | None, k: int
+    ) -> list[tuple[str, float]]:
+        """Ids of current entries with any of the words, best first, and their scores."""
+
+
+#: Entries that are looked at: current texts of the scope, none that another has
+#: superseded, and coarser memories instead of their parts.
+_SCOPE = """e.owner = :owner AND (CAST(:agent AS TEXT) IS NULL OR e.agent = :agent)
+    AND (CAST(:session AS TEXT) IS NULL OR e.session = :session) AND e.superseded_by IS NULL
+    AND e.part_of IS NULL"""
+
+
+class Fts5(WordIndex):
+    """SQLite's FTS5, with Porter's stems, and without a copy of what is indexed."""
+
+    OPTIMIZE = "INSERT INTO r3mem_words(r3mem_words) VALUES ('optimize')"
+
+    def create(self, connection: Connection) -> None:
+        """See :class:`WordIndex`."""
+        connection.exec_driver_sql(
+            "CREATE VIRTUAL TABLE r3mem_words USING fts5(sign, words, content='', tokenize='porter ascii')"
+        )
+
+    def add(self, connection: Connection, content: int, owner: str, words: str) -> None:
+        """See :class:`WordIndex`."""
+        connection.execute(
+            text("INSERT INTO r3mem_words(rowid, sign, words) VALUES (:n, :sign, :words)"),
+            {"n": content, "sign": owner_sign(owner), "words": _in_ascii(words)},
+        )
+
+    def remove(self, connection: Connection, content: int, owner: str, words: str) -> None:
+        """See :class:`WordIndex`."""
+        connection.execute(
+            text("INSERT INTO r3mem_words(r3mem_words, rowid, sign, words) VALUES ('delete', :n, :sign, :words)"),
+            {"n": content, "sign": owner_sign(owner), "words": _in_ascii(words)},
+        )
+
+    def search(
+        self, connection: Connection, words: Sequence[str], owner: str, agent: str | None, session: str | None, k: int
+    ) -> list[tuple[str, float]]:
+        """See :class:`WordIndex`."""
+        terms = list(dict.fromkeys(words[:MOST_WORDS]))
+        given: dict[str, Any] = {"owner": owner, "agent": agent, "session": session, "k": k, "k1": K1, "b": B}
+        given |= {f"q{i}": f'sign:"{owner_sign(owner)}" AND words:"{_in_ascii(word)}"' for i, word in enumerate(terms)}
+        of_term = "FROM r3mem_words WHERE r3mem_words MATCH :q{0}"
+        counts = ", ".join(f"(SELECT count(*) {of_term.format(i)})" for i in range(len(terms)))
+        total = "(SELECT count(*) FROM r3mem_contents WHERE owner = :owner)"
+        n, *found = connection.execute(text(f"SELECT {total}, {counts}"), given).one()
+        given |= {f"s{i}": math.log(1 + (n - count + 0.5) / (count + 0.5)) for i, count in enumerate(found)}
+        each = " UNION ALL ".join(f"SELECT rowid AS n, :s{i} AS share {of_term.format(i)}" for i in range(len(terms)))
+        rows = connection.execute(
+            text(
+                f"""WITH h AS (SELECT n, sum(share) AS share FROM ({each}) GROUP BY n),
+                f AS (SELECT h.n, h.share, c.n_words, avg(c.n_words) OVER () AS mean
+                    FROM h JOIN r3mem_contents c ON c.n = h.n)
+                SELECT e.id, f.share * (:k1 + 1) / (1 + :k1 * (1 - :b + :b * f.n_words / max(f.mean, 1))) AS score
+                FROM f JOIN r3mem_entries e ON e.content = f.n WHERE {_SCOPE}
+                ORDER BY score DESC, e.created DESC, e.id LIMIT :k"""
+            ),
+            given,
+        )
+        return [(str(row[0]), float(row[1])) for row in rows]
+
+
+def _in_ascii(words: str) -> str:
+    """Words as FTS5 has them: it knows the letters of an old Unicode alone, so that others are spelled in digits."""
+    return " ".join(word if word.isascii() else f"x{word.encode().hex()}" for word in words.split())
+
+
+class Tsvector(WordIndex):
+    """PostgreSQL's tsvector under a GIN index, with English stems; stop words are words."""
+
+    def create(self, connection: Connection) -> None:
+        """See :class:`WordIndex`."""
+        for statement in (
+            "ALTER TABLE r3mem_contents ADD COLUMN lexemes tsvector",
+            "CREATE INDEX r3mem_contents_lexemes ON r3mem_contents USING gin (lexemes) WITH (fastupdate = off)",
+            # Statistics would keep the most common words of what was deleted.
+            "ALTER TABLE r3mem_contents ALTER COLUMN lexemes SET STATISTICS 0",
+            "ALTER TABLE r3mem_contents ALTER COLUMN words SET STATISTICS 0",
+            "ALTER TABLE r3mem_contents ALTER COLUMN raw SET STATISTICS 0",
+            "ALTER TABLE r3mem_contents ALTER COLUMN digest SET STATISTICS 0",
+            "ALTER TABLE r3mem_entries ALTER COLUMN source SET STATISTICS 0",
+            "ALTER TABLE r3mem_entries ALTER COLUMN metadata SET STATISTICS 0",
+            "ALTER TABLE r3mem_entries ALTER COLUMN turns SET STATISTICS 0",
+            "ALTER TABLE r3mem_versions ALTER COLUMN turns SET STATISTICS 0",
+        ):
+            connection.exec_driver_sql(statement)
+
+    def add(self, connection: Connection, content: int, owner: str, words: str) -> None:
+        """See :class:`WordIndex`."""
+        lexemes = [*_lexemes(connection, sorted(set(words.split()))).values(), owner_sign(owner)]
+        connection.execute(
+            text("UPDATE r3mem_contents SET lexemes = array_to_tsvector(CAST(:lexemes AS text[])) WHERE n = :n"),
+            {"n": content, "lexemes": lexemes},
+        )
+
+    def remove(self, connection: Connection, content: int, owner: str, words: str) -> None:
+        """See :class:`WordIndex`. They go with the row of the content."""
+
+    def search(
+        self, connection: Connection, words: Sequence[str], owner: str, agent: str | None, session: str | None, k: int
+    ) -> list[tuple[str, float]]:
+        """See :class:`WordIndex`."""
+        lexemes = sorted(set(_lexemes(connection, list(dict.fromkeys(words[:MOST_WORDS]))).values()))
+        given: dict[str, Any] = {"owner": owner, "agent": agent, "session": session, "k": k, "k1": K1, "b": B}
+        given |= {f"w{i}": f"'{word}'" for i, word in enumerate(lexemes)}
+        given["asked"] = f"'{owner_sign(owner)}' & ({' | '.join(chr(39) + word + chr(39) for word in lexemes)})"
+        counts = ", ".join(
+            f"count(*) FILTER (WHERE lexemes @@ CAST(:w{i} AS tsquery)) AS d{i}" for i in range(len(lexemes))
+        )
+        shares = " + ".join(
+            f"CASE WHEN f.lexemes @@ CAST(:w{i} AS tsquery) "
+            f"THEN ln(1 + (u.n - c.d{i} + 0.5) / (c.d{i} + 0.5)) ELSE 0 END"
+            for i in range(len(lexemes))
+        )
+        rows = connection.execute(
+            text(
+                f"""WITH f AS MATERIALIZED (SELECT n, n_words, lexemes FROM r3mem_contents
+                    WHERE owner = :owner AND lexemes @@ CAST(:asked AS tsquery)),
+                u AS (SELECT count(*) AS n FROM r3mem_contents WHERE owner = :owner),
+                c AS (SELECT {counts}, avg(n_words) AS mean FROM f)
+                SELECT e.id, ({shares}) * (:k1 + 1) / (1 + :k1 * (1 - :b + :b * f.n_words / greatest(c.mean, 1)))
+                    AS score FROM f CROSS JOIN u CROSS JOIN c JOIN r3mem_entries e ON e.content = f.n WHERE {_SCOPE}
+                ORDER BY score DESC, e.created DESC, e.id LIMIT :k"""
+            ),
+            given,
+        )
+        return [(str(row[0]), float(row[1])) for row in rows]
+
+
+def _lexemes(connection: Connection, words: Sequence[str]) -> dict[str, str]:
+    """The stem of each word, as PostgreSQL has it; a stop word is its own."""
+    rows = connection.execute(
+        text("SELECT w, coalesce((ts_lexize('english_stem', w))[1], w) FROM unnest(CAST(:words AS text[])) AS w"),
+        {"words": list(words)},
+    )
+    return {str(row[0]): str(row[1]) for row in rows}

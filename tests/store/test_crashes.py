@@ -1,0 +1,89 @@
+"""Processes killed at random moments: what was confirmed is there, what was deleted is gone, nothing is half."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from r3mem import R3Mem
+from r3mem.store import MemoryStore, compression
+from tests.store.processes import Expected, begin, lines_of, restless, wait_for
+
+
+@pytest.fixture(autouse=True)
+def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compression, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(compression, "RENEWAL_SECONDS", 0.3)
+
+
+def kill_again_and_again(url: str, model: R3Mem, folder: Path, kills: int, options: dict[str, Any], seed: int) -> None:
+    draw, expected = random.Random(seed), Expected()
+    MemoryStore.open(url, model=model, **options).close()
+    for number in range(kills):
+        diary = folder / f"diary{number}"
+        process = begin(restless, url, model, diary, 1000 * seed + number, options)
+        wait_for(diary, process)
+        time.sleep(draw.random() ** 2 * 1.2)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        expected.read(lines_of(diary))
+        with MemoryStore.open(url, model=model, compress="later") as store:
+            assert not store.stats().unerased
+            expected.check(store)
+            if number % 5 == 4 or number == kills - 1:
+                store.wait(120)
+                expected.check(store)
+                assert store.check(recall=True) == []
+    assert expected.texts and expected.gone
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "blobs", "postgresql"])
+def test_kills_lose_nothing(kind: str, tmp_path: Path, model: R3Mem, request: pytest.FixtureRequest) -> None:
+    url = str(tmp_path / "memory.db") if kind != "postgresql" else request.getfixturevalue("postgresql")
+    options = {"blobs": (tmp_path / "blobs").as_uri()} if kind == "blobs" else {}
+    kill_again_and_again(url, model, tmp_path, 4, options, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_two_hundred_kills_lose_nothing(
+    kind: str, tmp_path: Path, model: R3Mem, request: pytest.FixtureRequest
+) -> None:
+    url = str(tmp_path / "memory.db") if kind == "sqlite" else request.getfixturevalue("postgresql")
+    kill_again_and_again(url, model, tmp_path, 200, {}, seed=2)
+
+
+def test_a_lease_that_ran_out_is_taken_by_another(url: str, opened: Callable[..., MemoryStore]) -> None:
+    one, two = opened(url), opened(url)
+    entry = one.add("Left behind.", user="ann")
+    (job,) = one._compressor._claim(None)
+    assert two._compressor.some() == 0 and two.get(entry.id, user="ann").state == "pending"
+    time.sleep(1.1)
+    assert two._compressor.some() == 1 and two.get(entry.id, user="ann").state == "ready"
+    # The first one comes back with what it made: it is not needed any more.
+    from r3mem.store.memories import records
+
+    (record,) = records(one.model(), [job.text])
+    one._compressor._finish(job, record)
+    assert one.recall(entry.id, user="ann") == "Left behind." and one.check(recall=True) == []
+
+
+def test_a_text_that_is_deleted_while_it_is_compressed(url: str, opened: Callable[..., MemoryStore]) -> None:
+    from r3mem.store.memories import records
+
+    store = opened(url)
+    entry = store.add("Soon gone.", user="ann")
+    (job,) = store._compressor._claim(None)
+    (record,) = records(store.model(), [job.text])
+    store.delete(entry.id, user="ann")
+    store._compressor._finish(job, record)
+    assert store.stats().blob_bytes == 0 and store.stats().contents == 0

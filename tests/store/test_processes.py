@@ -1,0 +1,104 @@
+"""Several processes and threads on one store: each sees whole entries, and the work is shared."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from r3mem import R3Mem
+from r3mem.errors import NotFound
+from r3mem.store import MemoryStore
+from tests.store.processes import begin
+
+
+def write(url: str, model: R3Mem, name: str, count: int, folder: Path) -> None:
+    with MemoryStore.open(url, model=model) as store:
+        ids = [store.add(f"{name} writes {i}", user="ann", agent=name).id for i in range(count)]
+        for i, id in enumerate(ids):
+            if i % 5 == 0:
+                store.update(id, f"{name} writes {i} anew", user="ann")
+        assert store.delete(ids[-2:], user="ann") == 2
+        store.wait(120)
+    (folder / name).touch()
+
+
+def read(url: str, model: R3Mem, names: list[str], folder: Path) -> None:
+    with MemoryStore.open(url, model=model, compress="later") as store:
+        rounds = 0
+        while rounds < 2 or not all((folder / name).exists() for name in names):
+            rounds += 1
+            for entry in store.list(user="ann", limit=20):
+                try:
+                    text = store.recall(entry.id, user="ann")
+                except NotFound:
+                    continue
+                assert text.startswith(f"{entry.agent} writes ")
+            for hit in store.search("writes anew", user="ann", k=5):
+                assert hit.entry.agent in names
+            assert store.search("writes", user="bob") == []
+
+
+def at_once(url: str, model: R3Mem, folder: Path, writers: int, readers: int, count: int) -> None:
+    names = [f"w{i}" for i in range(writers)]
+    processes = [begin(write, url, model, name, count, folder) for name in names]
+    processes += [begin(read, url, model, names, folder) for _ in range(readers)]
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+    with MemoryStore.open(url, model=model, compress="later") as store:
+        assert (store.stats().entries, store.stats().pending) == (writers * (count - 2), 0)
+        for entry in store.list(user="ann", limit=10_000):
+            assert store.recall(entry.id, user="ann").startswith(f"{entry.agent} writes ")
+        assert store.check() == []
+
+
+def test_two_writers_and_readers(url: str, model: R3Mem, tmp_path: Path) -> None:
+    at_once(url, model, tmp_path, 2, 2, 12)
+
+
+@pytest.mark.slow
+def test_two_writers_and_ten_readers(url: str, model: R3Mem, tmp_path: Path) -> None:
+    at_once(url, model, tmp_path, 2, 10, 100)
+
+
+def test_a_new_store_is_made_by_several_at_once(url: str, model: R3Mem) -> None:
+    def make(url: str, name: str) -> None:
+        with MemoryStore.open(url, compress="later") as store:
+            store.add(name, user=name)
+
+    processes = [begin(make, url, f"p{i}") for i in range(4)]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 4
+    with MemoryStore.open(url, compress="later") as store:
+        assert store.stats().users == 4
+
+
+def test_eight_threads_give_what_one_gives(url: str, opened: Callable[..., MemoryStore]) -> None:
+    store = opened(url, compress="background")
+    found, wrong = dict[str, str](), list[BaseException]()
+
+    def work(number: int) -> None:
+        try:
+            for i in range(4):
+                text = f"thread {number} says {i}"
+                id = store.add(text, user=f"u{number}").id
+                found[id] = text
+                assert store.recall(id, user=f"u{number}") == text
+                assert [h.entry.id for h in store.search(f"says {i}", user=f"u{number}", k=1)] == [id]
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    store.wait(120)
+    told: list[Any] = [e for n in range(8) for e in store.list(user=f"u{n}")]
+    assert {e.id: store.recall(e.id, user=e.user) for e in told} == found
