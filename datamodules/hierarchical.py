@@ -10,13 +10,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from datamodules.document_batches import DocumentLoader, document_batches
 from datamodules.document_reader import DocumentReader
 from datamodules.fields import ConversationFields, DocumentFields
-from datamodules.pairs import PairDataModule, PairSplit, at_least_one
+from datamodules.pairs import PairDataModule
 from datamodules.record_reader import MappedDocument, RecordReader
 from datamodules.run_parts import hierarchy_of, place_of
 from datamodules.sources import Source
+from datamodules.text_data import at_least_one
 from datamodules.tree_rows import TreeCorpus, TreeRows
 from datamodules.tree_store import TreeStore, TreeWriter
 from r3mem.hierarchy import Hierarchy
+from r3mem.model.run_contract import DataSide
 from r3mem.plain_data.components import identity
 
 
@@ -35,9 +37,6 @@ class TreeDataModule(PairDataModule[TreeCorpus]):
             alone.
         shared: The arguments of :class:`datamodules.pairs.PairDataModule`.
     """
-
-    #: Prediction makes memories of trees; a prediction writer asks, to know what an earlier run has finished.
-    predicts_trees = True
 
     def __init__(
         self,
@@ -59,8 +58,8 @@ class TreeDataModule(PairDataModule[TreeCorpus]):
         """A fresh reader of records, and its mapping."""
 
     def open_store(self, source: Source) -> TreeStore:
-        """See :meth:`PairDataModule.open_store`."""
-        self.hierarchy = hierarchy_of(self.hierarchy, self.trainer)
+        """See :meth:`TextDataModule.open_store`."""
+        self.hierarchy = hierarchy_of(self.hierarchy, self.model_side)
         reader, fields = self.reader()
         writer = TreeWriter(
             source,
@@ -76,24 +75,12 @@ class TreeDataModule(PairDataModule[TreeCorpus]):
         return TreeStore(*writer.make(self.cache_dir))
 
     def corpus(self, stores: list[TreeStore]) -> TreeCorpus:
-        """See :meth:`PairDataModule.corpus`."""
+        """See :meth:`TextDataModule.corpus`."""
         return TreeCorpus(stores)
 
-    def kept(self, corpus: TreeCorpus) -> TreeCorpus:
-        """See :meth:`PairDataModule.kept`."""
-        kept = corpus.keep(corpus.lengths >= self.min_tokens)
-        if len(kept) < len(corpus):
-            rank_zero_info(f"{len(corpus) - len(kept):,} documents shorter than min_tokens={self.min_tokens} left out")
-        return kept
-
-    def prepare(self, split: PairSplit) -> TreeCorpus:
-        """See :meth:`PairDataModule.prepare`."""
-        if split != "predict":
-            return super().prepare(split)
-        given = self.sources["predict"]
-        corpus = self.read(self.sources["train"] if given is None else given)
-        rank_zero_info(f"predict: {len(corpus):,} documents, {int(corpus.lengths.sum()):,} tokens")
-        return corpus
+    def data_side(self) -> DataSide:
+        """See :meth:`HasDataSide.data_side`."""
+        return DataSide(predicted=self._splits.get("predict"), predicts_trees=True)
 
     def predict_dataloader(self) -> DocumentLoader:
         """Every document once, in the order of the sources, over all processes together."""

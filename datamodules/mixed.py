@@ -11,9 +11,12 @@ from lightning.pytorch import LightningDataModule
 
 from datamodules.corpus import Corpus
 from datamodules.pair_batch import PairBatch
-from datamodules.pairs import PairDataModule, PairLoader, PairSplit
+from datamodules.pairs import PairDataModule, PairLoader
 from datamodules.resumable_loader import check_state
+from datamodules.run_parts import overfits
+from datamodules.text_data import Split
 from r3mem.errors import ConfigError
+from r3mem.model.run_contract import DataSide, HasDataSide
 
 
 class MixedLoader:
@@ -124,7 +127,7 @@ class MixedLoader:
         return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
-class MixedDataModule(LightningDataModule):
+class MixedDataModule(LightningDataModule, HasDataSide):
     """Trains on several data sets of pairs at once; evaluates on each by itself, in their order.
 
     Args:
@@ -152,19 +155,23 @@ class MixedDataModule(LightningDataModule):
         self.weights, self.seed = weights, seed
 
     def setup(self, stage: str | None = None) -> None:
-        """Set all modules up; see :meth:`PairDataModule.setup`."""
+        """Set all modules up; see :meth:`TextDataModule.setup`."""
         for module in self.modules:
             module.trainer = self.trainer
             module.setup(stage)
 
-    def documents(self, split: PairSplit) -> list[Corpus[Any]]:
+    def data_side(self) -> DataSide:
+        """See :meth:`HasDataSide.data_side`; nothing but the defaults, as of each module."""
+        return DataSide()
+
+    def documents(self, split: Split) -> list[Corpus[Any]]:
         """The documents of a split, one corpus a module."""
         return [module.documents(split) for module in self.modules]
 
     def train_dataloader(self) -> MixedLoader:
         """Batches of all modules by weight; resumable in mid-epoch."""
-        overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        return MixedLoader([module.train_dataloader() for module in self.modules], self.weights, self.seed, not overfit)
+        loaders = [module.train_dataloader() for module in self.modules]
+        return MixedLoader(loaders, self.weights, self.seed, not overfits(self.trainer))
 
     def val_dataloader(self) -> list[PairLoader]:
         """The validation splits that are not empty, one loader each."""

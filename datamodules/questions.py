@@ -13,11 +13,11 @@ from datamodules.corpus import Corpus
 from datamodules.fields import QuestionFields
 from datamodules.pair_batch import EMPTY_ROW, PairBatch, PairRow, collate_pairs
 from datamodules.pair_sampler import RowDraw
-from datamodules.pairs import PairDataModule, at_least_one
+from datamodules.pairs import PairDataModule
 from datamodules.question_reader import MappedQuestion
 from datamodules.question_store import QuestionStore, QuestionWriter
-from datamodules.run_parts import model_hierarchy
 from datamodules.sources import Source
+from datamodules.text_data import at_least_one
 from r3mem.errors import ConfigError
 from r3mem.hierarchy import Document
 
@@ -39,6 +39,27 @@ class QuestionCorpus(Corpus[QuestionStore], Sequence[Document]):
         """A question with its paragraphs, as text."""
         store, own = self.locate(document)
         return store.question(own)
+
+
+def candidates_of(supporting: np.ndarray, count: int, seed: int | None) -> np.ndarray:
+    """Numbers of the paragraphs that a question is compared with: all that support it, as far as they fit, and others.
+
+    Args:
+        supporting: For each paragraph, whether it supports the answer, ``bool``.
+        count: Most of them.
+        seed: Of the draw; None takes the first of each, in their order.
+    """
+    order = np.arange(len(supporting))
+    rng = None if seed is None else np.random.default_rng(seed)
+    if rng is not None:
+        rng.shuffle(order)
+    # Supporting ones first, the rest in the order drawn; then mixed, so that the place says nothing.
+    chosen = order[np.argsort(~supporting[order], kind="stable")][:count]
+    if rng is None:
+        chosen.sort()
+    else:
+        rng.shuffle(chosen)
+    return chosen
 
 
 class QuestionRows(Dataset[PairRow]):
@@ -64,7 +85,7 @@ class QuestionRows(Dataset[PairRow]):
         supporting = store.supporting[own] > 0
         chosen = np.arange(len(supporting))
         if self.candidates is not None:
-            chosen = self._candidates(supporting, draw)
+            chosen = candidates_of(supporting, self.candidates, draw.seed)
         first = int(store.supporting.offsets[own])
         segments = [store.paragraphs[first + int(p)].astype(np.int64) for p in chosen]
         query = store.questions[own].astype(np.int64)
@@ -74,20 +95,6 @@ class QuestionRows(Dataset[PairRow]):
         """One batch of rows."""
         n_segments = self.candidates or max(1, *(len(row.segments) for row in rows))
         return collate_pairs(rows, [self.level] * n_segments, [-1] * n_segments, self.pad_id)
-
-    def _candidates(self, supporting: np.ndarray, draw: RowDraw) -> np.ndarray:
-        assert self.candidates is not None
-        order = np.arange(len(supporting))
-        rng = None if draw.seed is None else np.random.default_rng(draw.seed)
-        if rng is not None:
-            rng.shuffle(order)
-        # Supporting ones first, the rest in the order drawn; then mixed, so that the place says nothing.
-        chosen = order[np.argsort(~supporting[order], kind="stable")][: self.candidates]
-        if rng is None:
-            chosen.sort()
-        else:
-            rng.shuffle(chosen)
-        return chosen
 
 
 class QuestionsDataModule(PairDataModule[QuestionCorpus]):
@@ -121,7 +128,7 @@ class QuestionsDataModule(PairDataModule[QuestionCorpus]):
         self.fields, self.candidates, self.paragraph_tokens, self.level = fields, candidates, paragraph_tokens, level
 
     def open_store(self, source: Source) -> QuestionStore:
-        """See :meth:`PairDataModule.open_store`."""
+        """See :meth:`TextDataModule.open_store`."""
         tokenizer = self.resolve_tokenizer()
         writer = QuestionWriter(
             source,
@@ -137,7 +144,7 @@ class QuestionsDataModule(PairDataModule[QuestionCorpus]):
         return QuestionStore(folder, tokenizer, reused)
 
     def corpus(self, stores: list[QuestionStore]) -> QuestionCorpus:
-        """See :meth:`PairDataModule.corpus`."""
+        """See :meth:`TextDataModule.corpus`."""
         return QuestionCorpus(stores)
 
     def rows(self, corpus: QuestionCorpus, training: bool) -> QuestionRows:
@@ -151,5 +158,6 @@ class QuestionsDataModule(PairDataModule[QuestionCorpus]):
     def _paragraph_level(self) -> int:
         if self.level is not None:
             return self.level
-        names = list(getattr(model_hierarchy(self.trainer), "level_names", ()))
+        hierarchy = None if self.model_side is None else self.model_side.hierarchy
+        names = [] if hierarchy is None else list(hierarchy.level_names)
         return names.index(PARAGRAPH_LEVEL) if PARAGRAPH_LEVEL in names else 0

@@ -16,6 +16,7 @@ from r3mem.errors import ConfigError
 from r3mem.memory import MemoryState, Segments
 from r3mem.model import R3Mem, Step
 from r3mem.objectives import Need, StepContext, Streams, Term
+from r3mem.objectives.context import together
 from r3mem.plain_data.query_template import QueryTemplate
 from r3mem.recall.stack_codec import StackCodec
 from r3mem.reversible import Decoder
@@ -80,9 +81,7 @@ class BatchPass(ABC):
         Raises:
             ConfigError: Names them, and what they need.
         """
-        every = Need(0)
-        for place in self.places:
-            every |= place
+        every = together(self.places)
         wrong = [term for term in terms if not any(term.needs in place for place in self.places)]
         absent = sorted(term.name for term in wrong if term.needs not in every)
         if absent:

@@ -49,6 +49,7 @@ from lightning_modules.lost_processes import end_others, tells_of_lost
 from lightning_modules.memory_module import MemoryModule
 from lightning_modules.old_settings import new_form
 from lightning_modules.phases import PHASES
+from lightning_modules.quick_check import shipped
 from lightning_modules.run_settings import SaveSettings
 from lightning_modules.whole_checkpoints import TRAINING_STATE, WholeCheckpoints, step_of
 from r3mem.backbone import AUTO
@@ -125,9 +126,8 @@ class Parser(LightningArgumentParser):
         if missing:
             commands = "|".join(LightningCLI.subcommands())
             names = re.sub(rf"\b(?:{commands})\.", "", missing["names"])
-            return (
-                f"not set: {names}; add a file that sets them, such as --config configs/model/selected_key_values.yaml"
-            )
+            file = shipped("model/selected_key_values")
+            return f"not set: {names}; add a file that sets them, such as --config {file}"
         return message
 
 

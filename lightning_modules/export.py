@@ -14,7 +14,6 @@ from lightning_modules.memory_module import MemoryModule
 from lightning_modules.run_settings import SETTINGS
 from lightning_modules.whole_checkpoints import read_whole
 from r3mem.errors import ConfigError, InputError
-from r3mem.hierarchy import Flat
 from r3mem.plain_data.components import of_this_version
 
 
@@ -78,9 +77,7 @@ def _build(path: Path) -> MemoryModule:
     made = parser.instantiate(parsed)
     module: MemoryModule = made.model
     # As in a run: with no hierarchy set, segments are cut as the data module does.
-    tokens = getattr(made.get("data"), "segment_tokens", None)
-    if module.follows_data and tokens is not None:
-        module.model.hierarchy = Flat(tokens)
+    module.take_over(made.get("data"))
     return module
 
 

@@ -28,14 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = p.parse(arguments)
     with told_in_a_line():
         check_installed("training", "r3mem export")
-    phases.begin("importing torch, transformers and Lightning")
-    # Only now, so that a mistyped option is answered at once.
-    from lightning_modules.export import export
+        phases.begin("importing torch, transformers and Lightning")
+        try:
+            # Only now, so that a mistyped option is answered at once.
+            from lightning_modules.export import export
 
-    phases.PHASES.tell(f"reading {args.checkpoint}")
-    try:
-        with told_in_a_line():
+            phases.PHASES.tell(f"reading {args.checkpoint}")
             export(args.checkpoint, args.out, args.config)
-    finally:
-        phases.PHASES.end()
+        finally:
+            phases.PHASES.end()
     print(f"saved the model: R3Mem.from_pretrained({str(args.out)!r}) loads it")

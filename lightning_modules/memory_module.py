@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_modules.batch_pass import BatchPass, Sums, check_streams
-from lightning_modules.carried_memory import CarriedMemory, rows_of_all
+from lightning_modules.carried_memory import rows_of_all
 from lightning_modules.checkpoint_settings import check_settings, settings_of
 from lightning_modules.global_means import check_finite, over_processes
 from lightning_modules.learning_rate import Settings, WarmupThenCosine, check_goes_on, check_steps
@@ -34,6 +34,8 @@ from r3mem.errors import ConfigError, FingerprintError
 from r3mem.hierarchy import Flat, Hierarchy
 from r3mem.memory import MemoryState
 from r3mem.model import R3Mem, saving
+from r3mem.model.run_contract import DataSide, HasModelSide, ModelSide, data_side_of
+from r3mem.model.state_thread import StateThread
 from r3mem.objectives import ForwardNLL, Objective
 from r3mem.plain_data.query_template import TEMPLATE, QueryTemplate
 from r3mem.reversible import Decoder
@@ -41,7 +43,7 @@ from r3mem.reversible import Decoder
 CHECKPOINT_FORMAT = 1
 
 
-class MemoryModule(LightningModule):
+class MemoryModule(LightningModule, HasModelSide):
     """Composes backbone, compressor, reversible stack and hierarchy, and trains them.
 
     Args:
@@ -106,7 +108,7 @@ class MemoryModule(LightningModule):
         self.strict_loading = False
         #: Whether segments are cut as the data module does.
         self.follows_data, self._calibrated = hierarchy is None, start_from is not None
-        self.carried = CarriedMemory()
+        self.carried = StateThread(self.model)
         self._resumed: MemoryState | None = None
         self._seed, self._own_ratio = 0, compressor.ratio
         self._settings: dict[str, Any] | None = None
@@ -117,16 +119,22 @@ class MemoryModule(LightningModule):
         #: Documents that prediction leaves out; a prediction writer sets it after an interruption.
         self.finished_documents: Container[int] = frozenset()
         self._prediction = Prediction(self.model)
+        #: What the data of the run handed over; the defaults until it is set up.
+        self.data_side = DataSide()
 
     @property
     def backbone(self) -> Backbone:
-        """The language model; the data module takes its tokenizer from here."""
+        """The language model."""
         return self.model.backbone
+
+    def model_side(self) -> ModelSide:
+        """See :meth:`HasModelSide.model_side`."""
+        return ModelSide(self.backbone.tokenizer, self.query_template, self.model.hierarchy)
 
     # -- set-up ------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Take the segment length of the data; calibrate, once, before a strategy copies or spreads the weights.
+        """Take over what the data hand; calibrate, once, before a strategy copies or spreads the weights.
 
         A checkpoint that is loaded afterwards puts its own calibration in place.
 
@@ -139,19 +147,37 @@ class MemoryModule(LightningModule):
         self._in_step = isinstance(strategy, AdapterFSDPStrategy)
         if isinstance(strategy, AdapterFSDPStrategy):
             strategy.split(self.backbone)  # First, so that no process ever holds the whole of it on its device.
-        tokens = getattr(getattr(self.trainer, "datamodule", None), "segment_tokens", None)
-        if self.follows_data and tokens is not None:
-            self.model.hierarchy = Flat(tokens)
+        self.take_over(self.trainer.datamodule)  # type: ignore[attr-defined]
         has_start = type(self.model.compressor).calibrate is not Compressor.calibrate
         if stage == "fit" and self.calibrates and has_start and not self._calibrated:
             PHASES.tell("calibrating")
             self.model.to(strategy.root_device)
-            ids = getattr(getattr(self.trainer, "datamodule", None), "calibration_ids", None)
+            ids, tokens = self.data_side.calibration_ids, self.data_side.segment_tokens
             explained = self.model.calibrate() if ids is None else self.model.calibrate(ids, tokens or len(ids))
             rank_zero_info(f"calibrated: reading explains {explained:.0%} of the backbone's own states")
             self._calibrated = True
         # Now: a training step may save at another ratio than the model's own.
         self._settings = settings_of(self.model)
+
+    def take_over(self, data: object) -> None:
+        """Take what the data hand over, the segment length first of all; data that hand nothing leave the defaults.
+
+        Args:
+            data: The data module of the run; None where it has none.
+
+        Raises:
+            ConfigError: What it hands over is of another type.
+        """
+        found = data_side_of(data)
+        if found is None and data is not None:
+            rank_zero_info(
+                f"{type(data).__name__} hands nothing over (it is no r3mem.model.run_contract.HasDataSide): without a "
+                f"hierarchy segments are cut every {Flat().segment_tokens} tokens, and calibration reads reference "
+                "prose that every Python carries"
+            )
+        self.data_side = found or DataSide()
+        if self.follows_data and self.data_side.segment_tokens is not None:
+            self.model.hierarchy = Flat(self.data_side.segment_tokens)
 
     def _check_same_backbone(self, strategy: Strategy) -> None:
         """Refuse processes whose backbones differ, in precision too: machines may differ in what ``auto`` is."""
@@ -169,7 +195,7 @@ class MemoryModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Forget what an earlier fit left behind."""
-        self.carried = CarriedMemory()
+        self.carried.drop()
         self._seed = torch.initial_seed()
 
     def configure_optimizers(self) -> Any:
@@ -204,7 +230,7 @@ class MemoryModule(LightningModule):
         if self.ratios:
             self._use_ratio(self.ratios[self.global_step % len(self.ratios)])
         weights = self.objective.weights(self.global_step)
-        sums, state = self.sums(batch, self.carried.begin(batch, self.model.ratio, self._in_step))
+        sums, state = self.sums(batch, self.carried.begin(batch.get("reset_B"), self._in_step))
         self.carried.keep(state)
         # Distributed training asks every process for a gradient of every parameter, whatever its rows hold.
         loss = torch.stack([p.flatten()[:1].sum() for p in self.parameters() if p.requires_grad]).sum() * 0

@@ -82,7 +82,7 @@ class PairPass(BatchPass):
                 later = apart and levels.count(level) > 1
                 step = self.replay(self.model.step, text, above, reads and not later, level)
                 # As a stored memory is read: not more slots than a state may hold.
-                states.append(self.model.compressor.next_state(self.model.backbone, None, step.state))
+                states.append(self.model.next_state(None, step.state))
                 texts.append(text)
                 parts = self.own_parts(step, text)
                 if step.scores is not None and above is not None:

@@ -62,9 +62,8 @@ def names_of(group: str) -> frozenset[str]:
         group: A key of `CLASSES`.
     """
     package, file, name = CLASSES[group]
-    found = importlib.util.find_spec(package)
-    folders = list(found.submodule_search_locations or []) if found else []
-    source = Path(folders[0]) / file if folders else None
+    folder = _folder_of(package)
+    source = None if folder is None else folder / file
     if source is None or not source.is_file():
         return frozenset()
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
@@ -74,6 +73,23 @@ def names_of(group: str) -> frozenset[str]:
                     taken = [*member.args.posonlyargs, *member.args.args[1:], *member.args.kwonlyargs]
                     return frozenset(argument.arg for argument in taken)
     return frozenset()
+
+
+def shipped(name: str) -> str:
+    """The path of a file of settings that comes with the package; as short as the working folder allows.
+
+    Args:
+        name: Below ``configs``, without its ending: ``experiment/quickstart`` is a whole training.
+    """
+    file = (_folder_of("configs") or Path("configs")) / f"{name}.yaml"
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+
+
+def _folder_of(package: str) -> Path | None:
+    """Where a package lies, which is not imported for it; None where it is not installed."""
+    found = importlib.util.find_spec(package)
+    folders = found.submodule_search_locations if found else None
+    return next(map(Path, folders or ()), None)
 
 
 def _options(arguments: Sequence[str]) -> Iterator[str]:
@@ -88,16 +104,10 @@ def _has_settings(arguments: Sequence[str]) -> bool:
 
 def _nothing_given(command: str) -> str:
     if command == "fit":
-        return f"fit needs settings: give files of them with --config, such as --config {_example()}"
+        return (
+            f"fit needs settings: give files of them with --config, such as --config {shipped('experiment/quickstart')}"
+        )
     return f"{command} needs the settings of a model: give the --config files of its training, and --ckpt_path"
-
-
-def _example() -> str:
-    """A whole training as a file that comes with the package; as short as the working folder allows."""
-    found = importlib.util.find_spec("configs")
-    folder = Path(next(iter(found.submodule_search_locations or ()), "configs") if found else "configs")
-    file = folder / "experiment" / "quickstart.yaml"
-    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
 def _unknown(name: str, near: str | None) -> str:

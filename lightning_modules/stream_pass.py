@@ -12,10 +12,11 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_modules.batch_pass import BatchPass, Sums, add_terms
-from lightning_modules.streams import at_segments, keep_ended, segments_of, whole_text
+from lightning_modules.streams import at_segments, segments_of, whole_text
 from lightning_modules.token_metrics import EvaluationMetrics
 from r3mem.backbone.next_tokens import Scores
 from r3mem.memory import MemoryState, Segments
+from r3mem.model.state_thread import through_segments
 from r3mem.objectives import Need, Reading, Span, StepContext, Term, forward_nll, needs_of, ready
 
 SEGMENT = Need.MEMORY | Need.RECONSTRUCTION | Need.STREAMS | Need.SCORES | Need.TEACHER | Need.QUERY
@@ -35,19 +36,20 @@ class StreamPass(BatchPass):
         needs = needs_of(terms)
         teacher = self.teacher(batch) if Need.TEACHER in needs else []
         reads = bool(needs & (Need.SCORES | Need.TEACHER))
-        for t, text in enumerate(segments_of(batch)):
-            if t and t % self.bptt_segments == 0 and state is not None:
-                state = state.detach()
-            has_memory_B = torch.zeros_like(text.lengths_B, dtype=torch.bool) if state is None else state.lengths_B > 0
+
+        def retain(t: int, text: Segments, before: MemoryState | None) -> MemoryState:
+            nothing_B = torch.zeros_like(text.lengths_B, dtype=torch.bool)
+            has_memory_B = nothing_B if before is None else before.lengths_B > 0
             # Once per batch and segment, not per token: with nothing remembered there is nothing to learn here.
-            logits = reads and (bool(has_memory_B.any()) or (self.in_step and state is not None))
-            new, found = self.replay(
-                self.segment, text, state, has_memory_B, logits, teacher[t] if teacher else None, terms
+            logits = reads and (bool(has_memory_B.any()) or (self.in_step and before is not None))
+            own, found = self.replay(
+                self.segment, text, before, has_memory_B, logits, teacher[t] if teacher else None, terms
             )
             for name, parts in found.items():
                 sums[name].extend(parts)
-            state = keep_ended(state, self.model.compressor.next_state(self.model.backbone, state, new))
-        return sums, state
+            return own
+
+        return sums, through_segments(self.model, segments_of(batch), retain, state, self.bptt_segments)
 
     def segment(
         self,
@@ -88,11 +90,11 @@ class StreamPass(BatchPass):
         """Likelihood given nothing, the memory and the full text; words recalled from the memory alone."""
         texts = segments_of(batch)
         full = at_segments(self.model.scores(whole_text(batch)), batch)
-        state: MemoryState | None = None
-        for t, text in enumerate(texts):
+
+        def retain(t: int, text: Segments, before: MemoryState | None) -> MemoryState:
             rows_B = text.lengths_B > 1
-            step = self.model.step(text, state, logits=state is not None)
-            if state is not None and step.scores is not None:
+            step = self.model.step(text, before, logits=before is not None)
+            if before is not None and step.scores is not None:
                 metrics.likelihood(
                     memory=forward_nll(step.scores, text, rows_B),
                     nothing=forward_nll(self.model.scores(text), text, rows_B),
@@ -100,5 +102,7 @@ class StreamPass(BatchPass):
                 )
             read, _ = self.model.codec.read(step.state.slots_BKD, text.lengths_B, text.ids_BN.shape[1])
             metrics.words(read, text)
-            state = keep_ended(state, self.model.compressor.next_state(self.model.backbone, state, step.state))
+            return step.state
+
+        through_segments(self.model, texts, retain)
         return metrics.named(len(texts) > 1)

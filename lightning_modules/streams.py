@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from r3mem.backbone.next_tokens import NextTokens, Scores
-from r3mem.memory import MemoryState, Segments
+from r3mem.memory import Segments
 
 
 def segments_of(batch: dict[str, Tensor]) -> list[Segments]:
@@ -44,17 +44,3 @@ def _at_segments(of_BMX: Tensor, batch: dict[str, Tensor]) -> list[Tensor]:
     row_B1 = torch.arange(len(lengths_BT), device=lengths_BT.device)[:, None]
     last = of_BMX.shape[1] - 1
     return [of_BMX[row_B1, (start_B[:, None] + place_N).clamp(max=last)] for start_B in start_BT.unbind(1)]
-
-
-def keep_ended(before: MemoryState | None, after: MemoryState) -> MemoryState:
-    """The new memory, but the old one in rows whose segment was empty."""
-    if before is None or before.slots_BKD.shape != after.slots_BKD.shape:
-        return after
-    ended_B = after.lengths_B == 0
-    return MemoryState(
-        torch.where(ended_B[:, None, None], before.slots_BKD, after.slots_BKD),
-        torch.where(ended_B, before.lengths_B, after.lengths_B),
-        after.ratio,
-        after.segment_BK if before.segment_BK is None or after.segment_BK is None
-        else torch.where(ended_B[:, None], before.segment_BK, after.segment_BK),
-    )  # fmt: skip

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
+
+from tests.imports import imported, names_in
 
 ROOT = Path(__file__).parent.parent
 OWN = ("r3mem", "lightning_modules", "datamodules")
@@ -32,23 +34,10 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
-def imported(tree: ast.AST, lazy: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
-    """Import statements, and whether they stand in a function. Those for type checkers stand in none."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node, lazy
-        yield from imported(node, lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
-
-
 def targets(node: ast.Import | ast.ImportFrom, module: str, path: Path, known: Mapping[str, Path]) -> set[str]:
     """Own modules that a statement imports, packages that are run on the way included."""
-    if isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
-    else:
-        package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-        before = package[: len(package) - node.level + 1] if node.level else []
-        base = ".".join([*before, *([node.module] if node.module else [])])
-        names = [f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base for alias in node.names]
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    names = [name if name in known else name.rpartition(".")[0] for name in names_in(node, package)]
     found = set()
     for name in names:
         parts = name.split(".")

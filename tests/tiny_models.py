@@ -18,7 +18,7 @@ from transformers import (
 from r3mem import Backbone, Memory, R3Mem
 from r3mem.compressors import VirtualTokens
 from r3mem.hierarchy import Flat
-from r3mem.reversible import PositionBinding, ReversibleStack
+from r3mem.reversible import Coupling, PositionBinding, ReversibleStack
 
 WIDTH, LAYERS, VOCABULARY = 32, 3, 258
 # Of the Llama and the Qwen2.
@@ -63,6 +63,14 @@ def awaken_adapters(backbone: Backbone, seed: int = 5) -> None:
         for name, parameter in backbone.adapter_parameters():
             if "lora_B" in name:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def awaken_coupling(coupling: Coupling) -> Coupling:
+    """Give a coupling's weights values; output projections start at zero, which hides gradients of what lies before."""
+    for parameter in coupling.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return coupling
 
 
 def tiny_r3mem(backbone: Backbone, ratio: int = RATIO, share: float = 0.5, **options: Any) -> R3Mem:

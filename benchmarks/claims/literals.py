@@ -15,10 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.compare.methods import methods, model_of
-from benchmarks.parts.harness import console, name_of, parser, peak_mib, run, start, table, write
-from datamodules.sources import ReadingOptions, open_source
+from benchmarks.parts.harness import console, documents, name_of, parser, peak_mib, run, start, table, write
 from r3mem import Backbone, InputError, R3Mem, TreeMemory
-from r3mem.plain_data.text_ids import text_ids
 from r3mem.search import TreeSearch
 from r3mem.search.tree import WAYS
 
@@ -120,17 +118,10 @@ def novels(path: str, backbone: Backbone, tokens: int, most: int) -> list[list[i
     Raises:
         InputError: There are too few.
     """
-    found: list[list[int]] = []
-    for document in open_source(path, ReadingOptions()).documents():
-        # No tokenizer makes of prose fewer than a token in eight characters.
-        ids = text_ids(document.text[FRONT : FRONT + 8 * tokens], backbone.tokenizer)
-        if len(ids) >= tokens:
-            found.append(list(ids[:tokens]))
-        if len(found) == most:
-            return found
-    raise InputError(
-        f"{path}: {len(found)} documents of {tokens} tokens behind the first {FRONT} characters, not {most}"
-    )
+    found = documents(path, backbone, tokens, skip=FRONT, least=tokens, most=most)
+    if len(found) < most:
+        raise InputError(f"{path}: {len(found)} documents of {tokens} tokens, not {most}: give more, or fewer leaves")
+    return [ids[:tokens] for ids in found]
 
 
 def code(draw: random.Random) -> str:
@@ -166,17 +157,17 @@ def search(model: R3Mem, tree: TreeMemory, queries: list[tuple[str, str, str]], 
     """
     leaves = tree.leaves
     texts = [model.recall(tree, i) for i in leaves]
+    right = [{i for i, held in zip(leaves, holders(texts, literal), strict=True) if held} for *_, literal in queries]
     for by in WAYS:
         searcher = TreeSearch(model, beam=len(leaves), by=by)
         # The texts are recalled once for all queries, and not timed as part of one.
         searcher.search([tree], "the", k=1)
-        for kind, query, literal in queries:
+        for (kind, query, _), holding in zip(queries, right, strict=True):
             began = time.perf_counter()
             hits = searcher.search([tree], query, k=len(leaves))
             mine = found.setdefault((kind, by), Found())
             mine.seconds += time.perf_counter() - began
-            right = {i for i, held in zip(leaves, holders(texts, literal), strict=True) if held}
-            mine.ranks.append(next((at for at, hit in enumerate(hits, 1) if hit.node in right), math.inf))
+            mine.ranks.append(next((at for at, hit in enumerate(hits, 1) if hit.node in holding), math.inf))
 
 
 def main() -> None:

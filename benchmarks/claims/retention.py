@@ -16,15 +16,25 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks.parts.gains import FULL, NOTHING, Measured
-from benchmarks.parts.harness import Stopwatch, console, name_of, parser, peak_mib, run, start, table, windows_of, write
+from benchmarks.parts.harness import (
+    Stopwatch,
+    console,
+    documents,
+    name_of,
+    parser,
+    peak_mib,
+    run,
+    start,
+    table,
+    windows_of,
+    write,
+)
 from benchmarks.parts.reading import Reader, add_model, model_of
 from benchmarks.parts.selection import SCORERS, Selection
-from datamodules.sources import ReadingOptions, open_source
-from r3mem import Backbone, InputError, MemoryState, Segments
+from r3mem import InputError, MemoryState, Segments
 from r3mem.compressors import SelectedKeyValues
 from r3mem.compressors.scorers import FutureAttention
 from r3mem.memory.quantise import Precision, dequantise
-from r3mem.plain_data.text_ids import text_ids
 
 CONTINUATION, SKIPPED_CHARACTERS = 256, 5000
 # The first token does not count: with nothing before it, nothing predicts it.
@@ -34,27 +44,6 @@ COLUMNS = (
     "text", "history", "method", "ratio", "positions", "gain", "gain_low", "gain_high", "ahead", "ahead_low", "nll",
     "windows",
 )  # fmt: skip
-
-
-def windows_of_source(path: str, backbone: Backbone, size: int, most: int) -> list[list[int]]:
-    """Windows without overlap of a source's documents, as many documents as there are, each in turn.
-
-    Raises:
-        InputError: No document is long enough.
-    """
-    documents: list[list[int]] = []
-    for document in open_source(path, ReadingOptions()).documents():
-        text = document.text
-        text = text[SKIPPED_CHARACTERS:] if len(text) > 2 * SKIPPED_CHARACTERS else text
-        # No tokenizer makes less than a token of eight characters of prose.
-        ids = text_ids(text[: 8 * size * most], backbone.tokenizer)
-        if len(ids) >= size:
-            documents.append(list(ids))
-        if len(documents) == most:
-            break
-    if not documents:
-        raise InputError(f"{path}: no document of at least {size} tokens; give longer texts or a shorter --history")
-    return windows_of(documents, size, most)
 
 
 class Bench:
@@ -191,7 +180,9 @@ def main() -> None:
             args.choose_every,
         )  # fmt: skip
         for path in args.text:
-            windows = windows_of_source(path, reader.backbone, history + CONTINUATION, args.windows)
+            size = history + CONTINUATION
+            texts = documents(path, reader.backbone, size * args.windows, SKIPPED_CHARACTERS, size, args.windows)
+            windows = windows_of(texts, size, args.windows)
             measured = Measured("window", "positions", {"raw last": "ahead"})
             for i in track(range(len(windows)), f"{name_of(path)}, {history}", console=console):
                 bench.window(windows[i], windows[(i + 1) % len(windows)], measured)

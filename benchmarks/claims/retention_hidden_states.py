@@ -74,7 +74,7 @@ def streaming(
         recent, state = HISTORY // ratio, None
         for t, text in enumerate(pieces):
             step = memory.step(text, state, logits=t > 0)
-            state = memory.compressor.next_state(memory.backbone, state, step.state)
+            state = memory.next_state(state, step.state)
             if step.logits_BNV is None:
                 continue
             longer = Segments(ids_BM[:, t * HISTORY - recent : (t + 1) * HISTORY], lengths_B + recent)

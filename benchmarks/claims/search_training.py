@@ -11,12 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from benchmarks.compare.methods import compressor_of, methods
 from benchmarks.parts.harness import console, parser, run, start
 from benchmarks.parts.questions import QuestionItem, read_questions
-from benchmarks.parts.training import train
+from benchmarks.parts.training import Reshuffled, train
+from datamodules.questions import candidates_of
 from r3mem import Backbone, InputError, R3Mem, Segments
 from r3mem.objectives import log_likelihood
 from r3mem.objectives.contrast import contrast
@@ -38,22 +40,11 @@ def build(
     return R3Mem(backbone, compressor_of(kind, backbone, ratio, longest=2048, **options), stack)
 
 
-def candidates_of(item: QuestionItem, n_candidates: int, draw: random.Random) -> tuple[list[str], list[bool]]:
-    """All supporting passages that fit and others drawn at random, in random order."""
-    right = [p for p, s in zip(item.passages, item.supporting, strict=True) if s]
-    wrong = [p for p, s in zip(item.passages, item.supporting, strict=True) if not s]
-    right = draw.sample(right, min(len(right), n_candidates - 1))
-    chosen = [(p, True) for p in right] + [
-        (p, False) for p in draw.sample(wrong, min(len(wrong), n_candidates - len(right)))
-    ]
-    while len(chosen) < n_candidates:
-        chosen.append((draw.choice(wrong), False))
-    draw.shuffle(chosen)
-    return [p for p, _ in chosen], [s for _, s in chosen]
-
-
 class Drawn(NamedTuple):
-    """Ids of T candidates for each of B questions, ids of the questions, and which candidates are right."""
+    """Ids of T candidates for each of B questions, ids of the questions, and which candidates are right.
+
+    A question with fewer passages has empty ones in their place.
+    """
 
     passages_BT: list[list[list[int]]]
     questions_B: list[list[int]]
@@ -77,9 +68,9 @@ class Draw:
         self, items: list[QuestionItem], tokenizer: Any, batch: int, candidates: int, most_tokens: int, seed: int,
         template: str = TEMPLATE,
     ) -> None:  # fmt: skip
-        self.items, self.tokenizer, self.batch, self.candidates = items, tokenizer, batch, candidates
-        self.most_tokens, self.random = most_tokens, random.Random(seed)
-        self.queue: list[QuestionItem] = []
+        self.tokenizer, self.candidates, self.most_tokens = tokenizer, candidates, most_tokens
+        self.random = random.Random(seed)
+        self.next_items = Reshuffled(items, batch, self.random)
         self.template = QueryTemplate(template)
         self.given = self.template.given(tokenizer)
 
@@ -88,15 +79,15 @@ class Draw:
         return text_ids(text, self.tokenizer)
 
     def __call__(self) -> Drawn:
-        if len(self.queue) < self.batch:
-            self.queue = self.random.sample(self.items, len(self.items))
-        drawn = [self.queue.pop() for _ in range(self.batch)]
-        chosen = [candidates_of(item, self.candidates, self.random) for item in drawn]
-        return Drawn(
-            [[self.ids(p)[: self.most_tokens] for p in texts] for texts, _ in chosen],
-            [self.given + self.template.scored(self.tokenizer, item.question) for item in drawn],
-            torch.tensor([marks for _, marks in chosen]),
-        )
+        drawn = self.next_items()
+        passages_BT, relevant_BT = [], torch.zeros(len(drawn), self.candidates, dtype=torch.bool)
+        for b, item in enumerate(drawn):
+            chosen = candidates_of(np.array(item.supporting), self.candidates, self.random.getrandbits(32)).tolist()
+            relevant_BT[b, : len(chosen)] = torch.tensor([item.supporting[p] for p in chosen])
+            passages = [self.ids(item.passages[p])[: self.most_tokens] for p in chosen]
+            passages_BT.append(passages + [[]] * (self.candidates - len(passages)))
+        questions_B = [self.given + self.template.scored(self.tokenizer, item.question) for item in drawn]
+        return Drawn(passages_BT, questions_B, relevant_BT)
 
 
 def tokens_of(drawn: Drawn) -> int:
@@ -120,11 +111,12 @@ def step_loss(model: R3Mem, drawn: Drawn, first: int, query_weight: float) -> tu
     n_questions, n_candidates = drawn.relevant_BT.shape
     device = model.backbone.device
     rows = [ids for candidates in drawn.passages_BT for ids in candidates]
-    state = model.step(Segments.pad(rows, device), logits=False).state
+    text = Segments.pad(rows, device)
+    state, rows_B = model.step(text, logits=False).state, text.lengths_B
     asked = Segments.pad([ids for ids in drawn.questions_B for _ in range(n_candidates)], device)
     scores_BT = log_likelihood(model.likelihood(asked, state), asked, first).view(n_questions, n_candidates)
     relevant_BT = drawn.relevant_BT.to(device)
-    total, count = contrast(scores_BT, relevant_BT, torch.ones_like(relevant_BT))
+    total, count = contrast(scores_BT, relevant_BT, (rows_B > 0).view_as(relevant_BT))
     tokens_BT = (asked.lengths_B - first).view_as(scores_BT)
     nll = -(scores_BT * relevant_BT).sum() / (tokens_BT * relevant_BT).sum()
     mean = total / count.clamp(min=1)
@@ -154,9 +146,9 @@ def main() -> None:
     if args.compressor == "edge_pool":
         options |= {"first": args.first, "last": 0.0}
     model = build(args.backbone, args.dtype, args.compressor, max(args.ratio), options, args.share).to(args.device)
-    items = [
-        item for path in args.text for item in read_questions(path) if any(item.supporting) and not all(item.supporting)
-    ]
+    # One that has as many right passages as candidates would be told apart from nothing.
+    read = [item for path in args.text for item in read_questions(path)]
+    items = [item for item in read if 0 < sum(item.supporting) < min(args.candidates, len(item.passages))]
     console.print(f"{len(items)} questions to train on")
     draw = Draw(items, model.backbone.tokenizer, args.batch, args.candidates, args.passage_tokens, args.seed)
     sample = [i for item in items[:60] for passage in item.passages[:4] for i in draw.ids(passage)]

@@ -91,15 +91,18 @@ def run(main: Any) -> None:
         raise SystemExit(2) from error
 
 
-def documents(path: str, backbone: Backbone, tokens: int, skip: int = 0, least: int = 1) -> list[list[int]]:
-    """Token ids of the documents of a source, until there are enough.
+def documents(
+    path: str, backbone: Backbone, tokens: int, skip: int = 0, least: int = 1, most: int | None = None
+) -> list[list[int]]:
+    """Token ids of the documents of a source, until there are enough; says so where there are not.
 
     Args:
         path: Source, see ``datamodules/sources.py``.
         backbone: Its tokenizer is used.
-        tokens: Stop after so many.
+        tokens: Stop after so many; with ``most``, so many of each document are enough.
         skip: Characters to leave out at the start of each document that is twice as long (title pages, front matter).
         least: Documents of fewer tokens are left out.
+        most: Stop after so many documents instead.
 
     Raises:
         InputError: There is no document of that length.
@@ -111,10 +114,12 @@ def documents(path: str, backbone: Backbone, tokens: int, skip: int = 0, least: 
         ids = text_ids(text[: 8 * tokens], backbone.tokenizer)
         if len(ids) >= least:
             found.append(list(ids))
-        if sum(map(len, found)) >= tokens:
-            break
+        if (sum(map(len, found)) >= tokens) if most is None else (len(found) == most):
+            return found
     if not found:
         raise InputError(f"{path}: no document of at least {least} tokens; give longer texts")
+    asked = f"{tokens:,} tokens" if most is None else f"{most} documents"
+    console.print(f"{path} has no more: {len(found)} documents, {sum(map(len, found)):,} tokens; asked for: {asked}")
     return found
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -36,6 +37,49 @@ class Cost:
     train_tokens: int = 0
     parameters: int = 0
     curve: list[list[float]] = field(default_factory=list)
+
+
+class Reshuffled(Generic[DrawnT]):
+    """So many items a call, in random order; in a new order when fewer are left.
+
+    Args:
+        items: What is drawn from.
+        count: Items a call.
+        draw: Draws the orders.
+        keep: Whether those that are left come after the new order, which makes items fewer than ``count`` possible;
+            otherwise they are passed over.
+
+    Raises:
+        InputError: There are too few.
+    """
+
+    def __init__(self, items: Sequence[DrawnT], count: int, draw: random.Random, keep: bool = False) -> None:
+        if not items or (not keep and len(items) < count):
+            raise InputError(f"{len(items)} to draw {count} a step from: give more texts, or a smaller --batch")
+        self.items, self.count, self.draw, self.keep = items, count, draw, keep
+        self._queue: list[DrawnT] = []
+
+    def __call__(self) -> list[DrawnT]:
+        while len(self._queue) < self.count:
+            left = self._queue if self.keep else []
+            self._queue = left + self.draw.sample(self.items, len(self.items))
+        return [self._queue.pop() for _ in range(self.count)]
+
+
+def descend(optimizer: torch.optim.Optimizer, lr: float, minimised: Tensor) -> None:
+    """One step of an optimiser at a learning rate, the gradient's norm at most 1.
+
+    Args:
+        optimizer: Of all that is trained.
+        lr: Learning rate of this step.
+        minimised: What is minimised.
+    """
+    minimised.backward()  # type: ignore[no-untyped-call]
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def train(
@@ -74,13 +118,8 @@ def train(
             drawn = draw()
             began = time.perf_counter()
             factor = min(1.0, (step + 1) / warm_up, (steps - step) / max(1, steps // 4))
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor
             minimised, shown = loss(step, drawn)
-            minimised.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+            descend(optimizer, lr * factor, minimised)
             losses.append(float(shown.detach()))
             cost.train_seconds += time.perf_counter() - began
             cost.train_tokens += tokens(drawn)

@@ -20,11 +20,12 @@ from lightning.pytorch import LightningDataModule
 
 from datamodules.pair_batch import PairBatch
 from datamodules.pair_sampler import PairSampler, RowDraw
-from datamodules.pairs import PairLoader, at_least_one
-from datamodules.run_parts import place_of
+from datamodules.pairs import PairLoader
+from datamodules.run_parts import overfits, place_of
 from datamodules.synthetic.task import Task, generator_of
 from datamodules.synthetic.vocabulary import FILLER
-from r3mem.errors import ConfigError
+from datamodules.text_data import at_least_one, not_negative
+from r3mem.model.run_contract import DataSide, HasDataSide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ class SyntheticRows:
         return generator_of(self.seed, f"{self.split} {place}")
 
 
-class SyntheticDataModule(LightningDataModule):
+class SyntheticDataModule(LightningDataModule, HasDataSide):
     """A task whose answer tokens are learned as the ``QueryNLL`` term of the objective.
 
     The query template of the model has to be ``"? {query}"``. Keys of questions are scored with the answers, so that
@@ -109,27 +110,18 @@ class SyntheticDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         at_least_one(batch_size=batch_size, examples=examples, held_out=held_out)
-        if num_workers < 0 or seed < 0:
-            raise ConfigError(f"num_workers {num_workers}, seed {seed}: neither may be negative")
+        not_negative(num_workers=num_workers, seed=seed)
         self.task, self.batch_size, self.num_workers = task, batch_size, num_workers
         self.examples, self.held_out, self.seed = examples, held_out, seed
 
-    @property
-    def segment_tokens(self) -> int:
-        """N; a model without a hierarchy of its own takes its length of segments from here."""
-        return self.task.segment_tokens
-
-    @property
-    def calibration_ids(self) -> list[int]:
-        """Histories for a model to set its start by; text of a language has no place in this vocabulary."""
-        histories: list[int] = self.task.draw(64, generator_of(self.seed, "calibration")).history_BTN.flatten().tolist()
-        return histories
+    def data_side(self) -> DataSide:
+        """Segments as long as the task's; histories to calibrate by: text of a language is not in this vocabulary."""
+        histories = self.task.draw(64, generator_of(self.seed, "calibration")).history_BTN
+        return DataSide(self.task.segment_tokens, histories.flatten().tolist())
 
     def train_dataloader(self) -> PairLoader:
         """New rows every epoch; resumable in mid-epoch."""
-        # Overfitting repeats the first few batches, which must then be the same ones in every epoch.
-        overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        return self._loader("train", self.examples, not overfit)
+        return self._loader("train", self.examples, not overfits(self.trainer))
 
     def val_dataloader(self) -> PairLoader:
         """The validation rows."""

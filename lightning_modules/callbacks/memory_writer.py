@@ -19,6 +19,7 @@ from r3mem.memory import Memory
 from r3mem.memory.index import INDEX, write_index
 from r3mem.memory.tree_memory import TreeMemory
 from r3mem.model import saving
+from r3mem.model.run_contract import PredictedDocuments
 from r3mem.plain_data.seal import read_sealed, sealed
 from r3mem.plain_data.tensor_file import replacing, writing
 
@@ -58,13 +59,11 @@ class MemoryWriter(BasePredictionWriter):
         self._open = {}
         module = cast(MemoryModule, pl_module)
         self._claim(module, trainer)
-        data = getattr(trainer, "datamodule", None)
-        documents = getattr(data, "documents", None)
-        self._corpus = documents("predict") if callable(documents) else None
+        self._corpus = module.data_side.predicted
         self._lengths = None if self._corpus is None else self._corpus.lengths.tolist()
         self._digests = None if self._corpus is None else self._corpus.digests.tolist()
         if self.resume:
-            trees = getattr(data, "predicts_trees", False)
+            trees = module.data_side.predicts_trees
             made_by = module.model.level_fingerprints if trees else module.model.fingerprint
             module.finished_documents = finished = self._finished(made_by)
             if finished:
@@ -141,7 +140,7 @@ class MemoryWriter(BasePredictionWriter):
         candidates = [d for d in numbers if d < len(self._digests) and self._name(d) in there]
         return frozenset(d for d in candidates if _agrees(_made_by(self._path / self._name(d)), made_by))
 
-    def _write_index(self, corpus: Any) -> None:
+    def _write_index(self, corpus: PredictedDocuments) -> None:
         names = {document: self._name(document) for document in range(len(corpus))}
         write_index(
             (

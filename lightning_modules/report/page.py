@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from lightning_modules.report.comparison import OURS, Comparison
 from lightning_modules.report.runs import Place
-from r3mem.errors.extras import importing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,8 +39,8 @@ def headline(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def terminal_table(comparison: Comparison) -> Table:
     """The one table, for rich."""
-    with importing("report", "the table in the terminal"):
-        from rich.table import Table
+    from rich.table import Table  # Whoever asks for it has a console of rich.
+
     columns, rows = headline(comparison)
     table = Table(title="Comparison: mean ± standard deviation over seeds", title_justify="left")
     for column in columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from r3mem.errors import ConfigError
@@ -85,6 +86,11 @@ class Hierarchy(ABC):
     def ratios(self) -> list[int | None]:
         """Text tokens per virtual token of each level, coarsest first; None is the compressor's own."""
         return [None]
+
+    @property
+    def level_names(self) -> Sequence[str]:
+        """Names of the levels, coarsest first; empty where they have none."""
+        return ()
 
     @abstractmethod
     def build(self, document: Document) -> SegmentTree:

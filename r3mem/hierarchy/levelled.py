@@ -70,7 +70,7 @@ class Levelled(Hierarchy):
 
     @property
     def level_names(self) -> list[str]:
-        """Names of the levels, coarsest first."""
+        """See :attr:`Hierarchy.level_names`."""
         return [level.name for level in self.levels]
 
     def build(self, document: Document) -> SegmentTree:

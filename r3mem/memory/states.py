@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from r3mem.errors import InputError
 from r3mem.errors.given_texts import given_ids
@@ -116,18 +117,28 @@ class MemoryState(ByContent):
 
     @classmethod
     def stacked(cls, states: Sequence[MemoryState]) -> MemoryState:
-        """Rows of several states of one ratio and one segment each, with slots of zeros behind those that have fewer.
+        """Rows of several states, with slots of zeros behind those that have fewer.
 
         Args:
-            states: At least one.
+            states: At least one, all of one ratio.
+
+        Raises:
+            InputError: There is none, or their ratios differ: the rows of one state are read at one.
         """
         if not states:
             raise InputError("no memory states given: stack at least one")
         if len({state.ratio for state in states}) > 1:
-            raise InputError(f"states of the ratios {sorted({s.ratio for s in states})} do not stack: give one ratio")
-        most = max(state.slots_BKD.shape[1] for state in states)
-        slots = [torch.nn.functional.pad(s.slots_BKD, (0, 0, 0, most - s.slots_BKD.shape[1])) for s in states]
-        return cls(torch.cat(slots), torch.cat([s.lengths_B for s in states]), states[0].ratio)
+            ratios = sorted({state.ratio for state in states})
+            raise InputError(f"states of the ratios {ratios} are no one state: read each apart")
+        more = [max(s.slots_BKD.shape[1] for s in states) - s.slots_BKD.shape[1] for s in states]
+        slots = [pad(s.slots_BKD, (0, 0, 0, k)) for s, k in zip(states, more, strict=True)]
+        segment_BK = None
+        if any(s.segment_BK is not None for s in states):
+            numbers = [
+                s.lengths_B.new_zeros(s.slots_BKD.shape[:2]) if s.segment_BK is None else s.segment_BK for s in states
+            ]
+            segment_BK = torch.cat([pad(number_BK, (0, k)) for number_BK, k in zip(numbers, more, strict=True)])
+        return cls(torch.cat(slots), torch.cat([s.lengths_B for s in states]), states[0].ratio, segment_BK)
 
     @property
     def mask_BK(self) -> Tensor:
@@ -166,27 +177,43 @@ class MemoryState(ByContent):
             lengths_B=self.lengths_B * keep_B.to(self.lengths_B.dtype),
         )
 
+    def filled_from(self, before: MemoryState) -> MemoryState:
+        """The same state, with rows that hold nothing as they were before.
+
+        Args:
+            before: The state of the same rows before.
+        """
+        empty_B = self.lengths_B == 0
+        n_slots, n_before = self.slots_BKD.shape[1], before.slots_BKD.shape[1]
+        if n_slots != n_before and not bool((empty_B & (before.lengths_B > 0)).any()):
+            return self  # Where segments differ in width, or a compressor accumulates: no slots of zeros for nothing.
+        mine, theirs = (0, max(0, n_before - n_slots)), (0, max(0, n_slots - n_before))
+        pad, segment_BK = torch.nn.functional.pad, self.segment_BK
+        if segment_BK is not None and before.segment_BK is not None:
+            segment_BK = torch.where(empty_B[:, None], pad(before.segment_BK, theirs), pad(segment_BK, mine))
+        slots_BKD, before_BKD = pad(self.slots_BKD, (0, 0, *mine)), pad(before.slots_BKD, (0, 0, *theirs))
+        return MemoryState(
+            torch.where(empty_B[:, None, None], before_BKD, slots_BKD),
+            torch.where(empty_B, before.lengths_B, self.lengths_B),
+            self.ratio,
+            segment_BK,
+        )
+
 
 def joined(states: Sequence[MemoryState | None]) -> MemoryState | None:
-    """One state of several rows, slots padded to the longest; None if no row holds anything.
+    """The states of several rows as one, see :meth:`MemoryState.stacked`; None if no row holds anything.
+
+    Args:
+        states: Of one row each; None stands for a row that holds nothing.
 
     Raises:
-        InputError: Their ratios differ: the rows of one state are read at one.
+        InputError: Their ratios differ.
     """
-    held = [s for s in states if s is not None]
+    held = [state for state in states if state is not None]
     if not held:
         return None
-    if len({state.ratio for state in held}) > 1:
-        raise InputError(f"states of the ratios {sorted({s.ratio for s in held})} are no one state: read each apart")
-    n_slots, device = max(s.slots_BKD.shape[1] for s in held), held[0].slots_BKD.device
-    slots_BKD = held[0].slots_BKD.new_zeros(len(states), n_slots, held[0].slots_BKD.shape[2])
-    lengths_B = torch.zeros(len(states), dtype=torch.long, device=device)
-    segment_BK = torch.zeros(len(states), n_slots, dtype=torch.long, device=device)
-    for b, state in enumerate(states):
-        if state is not None:
-            slots_BKD[b, : state.slots_BKD.shape[1]] = state.slots_BKD[0]
-            lengths_B[b] = state.lengths_B[0]
-            if state.segment_BK is not None:
-                segment_BK[b, : state.slots_BKD.shape[1]] = state.segment_BK[0]
-    several = any(state.segment_BK is not None for state in held)
-    return MemoryState(slots_BKD, lengths_B, held[0].ratio, segment_BK if several else None)
+    first = held[0]
+    empty = MemoryState(
+        first.slots_BKD.new_zeros(1, 0, first.slots_BKD.shape[2]), first.lengths_B.new_zeros(1), first.ratio
+    )
+    return MemoryState.stacked([empty if state is None else state for state in states])

@@ -14,7 +14,7 @@ from r3mem.memory.quantise import Precision
 from r3mem.model.weight_names import WEIGHT_NAMES
 
 # Parts of a fingerprint that decide whether words come back.
-RECALL_NAMES = ("backbone", "stack", "prior")
+RECALL_NAMES = ("backbone", "stack")
 
 
 def check_whole(memory: object) -> None:
@@ -63,16 +63,16 @@ class Reader:
         for part in RECALL_NAMES:
             value = self.fingerprint[part]
             if memory.fingerprint.get(part) != value:
-                if part == "prior":
-                    raise FingerprintError(
-                        "this memory needs the LanguageModelPrior with which it was made, and this version has none: "
-                        "recall its text with the version that made it, then retain it again"
-                    )
                 raise FingerprintError(
                     f"this memory was made by another {part} ({memory.fingerprint.get(part)}, here {value}; its ratio "
                     f"is {memory.ratio}; the backbone computes in {self.precision} here): "
                     "load the model that made it, or retain the text again"
                 )
+        if memory.fingerprint.get("prior") != self.fingerprint["prior"]:
+            raise FingerprintError(
+                "this memory needs the LanguageModelPrior with which it was made, and this version has none: "
+                "recall its text with the version that made it, then retain it again"
+            )
         width = memory.data_TKD.shape[-1]
         if width != self.width:
             raise FingerprintError(

@@ -24,7 +24,7 @@ from r3mem.model.chat_prompts import Chat
 from r3mem.model.reading import continue_prompts
 from r3mem.model.recalled_text import bytes_of_memory, text_of_memory, text_of_node, text_of_tree
 from r3mem.model.segment_model import SegmentModel
-from r3mem.model.text_retention import check_records, continued_from, records_of, retain_texts
+from r3mem.model.text_retention import records_of, retain_texts
 from r3mem.model.token_batches import BATCH_TOKENS
 from r3mem.model.tree_retention import check_tree_goes_on, retain_trees
 
@@ -83,7 +83,6 @@ class R3Mem(SegmentModel):
             InputError: No text, an empty one (the message says which), or one that its tokenizer does not reproduce.
             FingerprintError: ``memory`` was made by another backbone or stack.
         """
-        check_records(self, records)
         texts, single = given_texts(text)
         made = retain_texts(self, texts, memory, precision, records, batch_tokens)
         return made[0] if single else made
@@ -141,8 +140,7 @@ class R3Mem(SegmentModel):
         if isinstance(texts, str) or not isinstance(texts, list | tuple) or not texts:
             raise InputError("no texts to retain: give a list of token ids of at least one text")
         rows = [given_ids(ids, f"text {i} of {len(texts)}") for i, ids in enumerate(texts)]
-        before = continued_from(self, memories, len(rows), precision)
-        return records_of(self, rows, before, precision, batch_tokens)
+        return records_of(self, rows, memories, precision, batch_tokens)
 
     @overload
     def retain_tree(

@@ -48,7 +48,8 @@ def _continued(
     longest = max(map(len, rows))
     options = with_lengths(model.backbone, options, longest)
     room = model.backbone.max_positions - longest - int(options["max_new_tokens"]) + 1
-    read = [level_read(model, each, room) for each in memories]
+    levels = {key: level_read(model, each, room) for key, each in {id(m): m for m in memories}.items()}
+    read = [levels[id(each)] for each in memories]
     ratios = sorted({each.ratio for each in read})
     if len(ratios) > 1 and options.get("return_dict_in_generate"):
         raise InputError(f"memories of the ratios {ratios} are read apart: ask for return_dict_in_generate one by one")

@@ -16,7 +16,6 @@ from __future__ import annotations
 import pydoc_data.topics
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from r3mem.backbone import Backbone, Pass
 from r3mem.backbone.evaluation_mode import evaluating, is_training
-from r3mem.backbone.next_tokens import Scores, logits_of
+from r3mem.backbone.next_tokens import Scores
 from r3mem.backbone.prefix import Prefix
 from r3mem.compressors import Compressor, SelectedKeyValues
 from r3mem.errors import ConfigError, FingerprintError, InputError
@@ -38,8 +37,8 @@ from r3mem.model.fingerprint import WeightNames, compressor_name
 from r3mem.model.memory_checks import Reader, check_whole
 from r3mem.model.parts import check_fit, check_kinds, default_binding
 from r3mem.model.ratio_model import RatioModel
+from r3mem.model.step import Step
 from r3mem.model.unpacking import Unpacking, record
-from r3mem.plain_data.by_content import ByContent
 from r3mem.plain_data.components import description_digest
 from r3mem.plain_data.lossless_tokens import lossless_ids
 from r3mem.recall.base import RecallRecord
@@ -51,30 +50,6 @@ if TYPE_CHECKING:
 
 #: Attributes that had other names in earlier versions.
 RENAMED = {"exact": "codec", "spelling": "reconstruct"}
-
-
-@dataclass(eq=False, repr=False)
-class Step(ByContent):
-    """One segment's forward pass.
-
-    Attributes:
-        state: The new memory ``V_S``.
-        scores: Next-token logits ``BNV`` at the segment given the memory before it, or what makes them, or None.
-        slots_BKD: The initial memory stream ``V_0``, off the exact share, as wide as the stack.
-        text_BND: The text stream ``U_0``.
-        residual_BND: What is left of the text stream after the stack.
-    """
-
-    state: MemoryState
-    scores: Scores | None
-    slots_BKD: Tensor
-    text_BND: Tensor
-    residual_BND: Tensor
-
-    @property
-    def logits_BNV(self) -> Tensor | None:
-        """The logits; made when they are first read."""
-        return logits_of(self.scores)
 
 
 class SegmentModel(RatioModel):
@@ -180,6 +155,15 @@ class SegmentModel(RatioModel):
             level_W = self.level_embedding.weight[-1 if level is None else level]
             slots_BKW = slots_BKW + level_W * self.compressor.slot_mask(text)[..., None]
         return self.bind(text, slots_BKW, written.scores)
+
+    def next_state(self, before: MemoryState | None, own: MemoryState) -> MemoryState:
+        """What is remembered after a segment; where the compressor accumulates, what was remembered before it too.
+
+        Args:
+            before: What was remembered before the segment, None at the start of a text.
+            own: The segment's own finished memory.
+        """
+        return self.compressor.next_state(self.backbone, before, own)
 
     def bind(self, text: Segments, slots_BKW: Tensor, scores: Scores | None = None) -> Step:
         """Put the words of a text into slots: they take the first D coordinates, what is beyond them rides along.

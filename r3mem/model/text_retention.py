@@ -21,7 +21,45 @@ from r3mem.model.token_batches import token_batches
 Cut = tuple[int, list[int]]
 
 
-def check_records(model: SegmentModel, records: str) -> None:
+@torch.no_grad()
+def retain_texts(
+    model: SegmentModel, texts: Sequence[Text], memory: Memory | Sequence[Memory | None] | None, precision: Precision,
+    records: str, batch_tokens: int,
+) -> list[Memory]:  # fmt: skip
+    """Compress texts, each with what comes before it; see :meth:`r3mem.model.R3Mem.retain`."""
+    _check_records(model, records)
+    with model.at_ratio(None):
+        kept: list[list[Memory]] = []
+        rows: list[list[int]] = []
+        for text, earlier in zip(texts, _continued_from(model, memory, len(texts), precision), strict=True):
+            closed, opened, tail = (None, [], []) if earlier is None else reopened(model, earlier)
+            kept.append([] if closed is None else [closed])
+            rows.append([*opened, *model.tokens(text, tail)])
+        before = [parts[0] if parts else None for parts in kept]
+        cut = _cut(model, rows)
+        told = Progress("retain", sum(map(len, cut)), "segments")
+        # What each text of a group remembers is held while they advance: so a group is no larger than a pass.
+        for group in token_batches([_held(model, segments) for segments in cut], batch_tokens):
+            mine, earlier_of = [cut[row] for row in group], [before[row] for row in group]
+            for number, part in _records(model, mine, earlier_of, precision, batch_tokens, model.ratio):
+                row = group[number]
+                # Of the last records two are kept: an open one is written again with the one before it.
+                kept[row] = [*kept[row], part] if records == "all" else [*kept[row], part][-2:]
+                told.advance()
+    made = [Memory.join(parts) for parts in kept]
+    return made if records == "all" else [m.part(*last_records(model, m)) for m in made]
+
+
+def records_of(
+    model: SegmentModel, rows: Sequence[Sequence[int]], memories: Sequence[Memory | None] | None, precision: Precision,
+    batch_tokens: int,
+) -> Iterator[tuple[int, Memory]]:  # fmt: skip
+    """The records of texts as they are made; see :meth:`r3mem.model.R3Mem.retain_stream`."""
+    before = _continued_from(model, memories, len(rows), precision)
+    return _records(model, _cut(model, rows), before, precision, batch_tokens, model.ratio)
+
+
+def _check_records(model: SegmentModel, records: str) -> None:
     """Refuse what cannot be kept of a text's records.
 
     Args:
@@ -37,7 +75,7 @@ def check_records(model: SegmentModel, records: str) -> None:
         raise ConfigError(f"{type(model.compressor).__name__} reads more than the last record: keep all of them")
 
 
-def continued_from(
+def _continued_from(
     model: SegmentModel, memory: Memory | Sequence[Memory | None] | None, n_texts: int, precision: Precision
 ) -> list[Memory | None]:
     """What each text goes on from.
@@ -63,42 +101,6 @@ def continued_from(
         if earlier is not None:
             model.check_goes_on(earlier, precision)
     return before
-
-
-@torch.no_grad()
-def retain_texts(
-    model: SegmentModel, texts: Sequence[Text], memory: Memory | Sequence[Memory | None] | None, precision: Precision,
-    records: str, batch_tokens: int,
-) -> list[Memory]:  # fmt: skip
-    """Compress texts, each with what comes before it; see :meth:`r3mem.model.R3Mem.retain`."""
-    with model.at_ratio(None):
-        kept: list[list[Memory]] = []
-        rows: list[list[int]] = []
-        for text, earlier in zip(texts, continued_from(model, memory, len(texts), precision), strict=True):
-            closed, opened, tail = (None, [], []) if earlier is None else reopened(model, earlier)
-            kept.append([] if closed is None else [closed])
-            rows.append([*opened, *model.tokens(text, tail)])
-        before = [parts[0] if parts else None for parts in kept]
-        cut = _cut(model, rows)
-        told = Progress("retain", sum(map(len, cut)), "segments")
-        # What each text of a group remembers is held while they advance: so a group is no larger than a pass.
-        for group in token_batches([_held(model, segments) for segments in cut], batch_tokens):
-            mine, earlier_of = [cut[row] for row in group], [before[row] for row in group]
-            for number, part in _records(model, mine, earlier_of, precision, batch_tokens, model.ratio):
-                row = group[number]
-                # Of the last records two are kept: an open one is written again with the one before it.
-                kept[row] = [*kept[row], part] if records == "all" else [*kept[row], part][-2:]
-                told.advance()
-    made = [Memory.join(parts) for parts in kept]
-    return made if records == "all" else [m.part(*last_records(model, m)) for m in made]
-
-
-def records_of(
-    model: SegmentModel, rows: Sequence[Sequence[int]], memories: Sequence[Memory | None], precision: Precision,
-    batch_tokens: int,
-) -> Iterator[tuple[int, Memory]]:  # fmt: skip
-    """The records of texts as they are made; see :meth:`r3mem.model.R3Mem.retain_stream`."""
-    return _records(model, _cut(model, rows), memories, precision, batch_tokens, model.ratio)
 
 
 def _cut(model: SegmentModel, rows: Sequence[Sequence[int]]) -> list[list[Cut]]:
@@ -148,7 +150,7 @@ def _records(
                 text = Segments.pad([cut[row][t][1] for row in rows], model.backbone.device)
                 made = model.retain_segments(text, [states[row] for row in rows], precision)
                 for row, (state, record) in zip(rows, made, strict=True):
-                    states[row] = model.compressor.next_state(model.backbone, states[row], state)
+                    states[row] = model.next_state(states[row], state)
                     records[row] = replace(record, begins=begins[row] + cut[row][t][0])
         for row in active:
             yield row, records[row]

@@ -56,7 +56,7 @@ def retain_trees(
                         batch, model.retain_segments(segments, sources, precision, level), strict=True
                     ):
                         # As `SegmentModel.state` gives it of the record: not more slots than a state may hold.
-                        states[at] = model.compressor.next_state(model.backbone, None, state)
+                        states[at] = model.next_state(None, state)
                         records[at] = replace(record, begins=trees[at[0]].nodes[at[1]].start)
                     told.advance(len(batch))
             for d, tree in enumerate(trees):

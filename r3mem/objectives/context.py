@@ -5,10 +5,11 @@ Shape legend: B rows, N text tokens, K virtual tokens, D width, T candidates of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import or_
 from typing import Any, cast
 
 import torch
@@ -44,6 +45,15 @@ class Need(Flag):
     QUERY = auto()
     EXPANSION = auto()
     CANDIDATES = auto()
+
+
+def together(needs: Iterable[Need]) -> Need:
+    """All of several needs.
+
+    Args:
+        needs: Any number, also none.
+    """
+    return reduce(or_, needs, Need(0))
 
 
 @dataclass(frozen=True)
@@ -139,10 +149,7 @@ class StepContext:
     @property
     def gives(self) -> Need:
         """Everything that is there."""
-        given = Need(0)
-        for need in self._parts:
-            given |= need
-        return given
+        return together(self._parts)
 
     @property
     def text(self) -> Segments:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from r3mem.errors import ConfigError
 from r3mem.objectives.base import Term
-from r3mem.objectives.context import Need
+from r3mem.objectives.context import Need, together
 
 
 @dataclass
@@ -45,7 +45,4 @@ class Objective:
 
 def needs_of(terms: Iterable[Term]) -> Need:
     """All that several terms need."""
-    needed = Need(0)
-    for term in terms:
-        needed |= term.needs
-    return needed
+    return together(term.needs for term in terms)

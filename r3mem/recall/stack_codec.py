@@ -150,21 +150,28 @@ class StackCodec(Codec, nn.Module):
     @torch.no_grad()
     def read(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> tuple[Segments, Tensor]:
         """Nearest tokens; a low margin where two rows are about as near. See :meth:`Codec.read`."""
+        read, codes_MC, distance_M = self._nearest(memory_BKD, lengths_B, n_tokens)
+        thin_BN = torch.zeros_like(read.ids_BN, dtype=torch.bool)
+        thin_BN[token_mask(lengths_B, n_tokens)] = self.readout.ambiguous(codes_MC, distance_M)
+        return read, thin_BN
+
+    def _nearest(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> tuple[Segments, Tensor, Tensor]:
+        """Nearest tokens, with the codes ``MC`` of all of them and their distances ``M``: one search."""
         codes_BNC = self.codes(memory_BKD, lengths_B, n_tokens)
         mask_BN = token_mask(lengths_B, n_tokens)
         codes_MC = codes_BNC[mask_BN]
         ids_M, distance_M = self.readout.nearest(codes_MC)
         ids_BN = torch.zeros_like(mask_BN, dtype=torch.long)
-        thin_BN = torch.zeros_like(mask_BN)
         ids_BN[mask_BN] = ids_M
-        thin_BN[mask_BN] = self.readout.ambiguous(codes_MC, distance_M)
-        return Segments(ids_BN, lengths_B), thin_BN
+        return Segments(ids_BN, lengths_B), codes_MC, distance_M
 
     def _compared(self, text: Segments, memory_BKD: Tensor) -> tuple[Tensor, Tensor]:
         read, thin_BN = self.read(memory_BKD, text.lengths_B, text.ids_BN.shape[1])
         wrong_BN = read.ids_BN != text.ids_BN
         return wrong_BN, wrong_BN | thin_BN
 
+    @torch.no_grad()
     def _recalled(self, memory_BKD: Tensor, lengths_B: Tensor, corrected_BN: Tensor) -> Tensor:
-        read, _ = self.read(memory_BKD, lengths_B, corrected_BN.shape[1])
+        # What was near a second row when it was retained stands among the corrections: its margin is not needed here.
+        read, _, _ = self._nearest(memory_BKD, lengths_B, corrected_BN.shape[1])
         return torch.where(corrected_BN >= 0, corrected_BN, read.ids_BN)

@@ -55,7 +55,7 @@ class QueryLikelihood(Likelihood[MemoryState]):
     def _keep(self, rows: list[list[int]]) -> MemoryState:
         own = self.model.step(Segments.pad(rows, self._backbone.device), None, logits=False).state.detach()
         # As a stored memory is read: not more slots than a state may hold.
-        return self.model.compressor.next_state(self._backbone, None, own)
+        return self.model.next_state(None, own)
 
     def _positions(self, kept: MemoryState) -> int:
         return int(self.model.compressor.read(kept).start_B.max())

@@ -24,11 +24,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lightning.pytorch import LightningModule
 from transformers import PreTrainedTokenizerFast
 
 from datamodules.pair_batch import PairBatch
 from datamodules.pairs import PairDataModule, PairLoader
 from r3mem import ConfigError
+from r3mem.model.run_contract import HasModelSide, ModelSide
 from r3mem.plain_data.query_template import TEMPLATE, QueryTemplate
 
 Plain = dict[str, Any]
@@ -49,6 +51,17 @@ def rows_of(batch: PairBatch) -> list[tuple[Any, ...]]:
         queries = [ids[:n] for ids, n in zip(batch["query_BTQ"][b].tolist(), batch["query_lengths_BT"][b], strict=True)]
         found.append((document, str(segments), str(queries), str(batch["relevant_BT"][b].tolist())))
     return found
+
+
+class Serving(LightningModule, HasModelSide):
+    """A model of which data are told its side alone."""
+
+    def __init__(self, side: ModelSide) -> None:
+        super().__init__()
+        self.side = side
+
+    def model_side(self) -> ModelSide:
+        return self.side
 
 
 def at_rank(module: PairDataModule[Any], rank: int, world_size: int) -> PairDataModule[Any]:
@@ -221,7 +234,8 @@ class DataModuleBattery:
         def first_tokens(model: str | None, **options: Any) -> set[str]:
             module = at_rank(self.module(folder, byte_tokenizer, **options), 0, 1)
             if model is not None:
-                module.trainer.lightning_module = SimpleNamespace(query_template=QueryTemplate(model))  # type: ignore[union-attr]
+                side = ModelSide(byte_tokenizer, QueryTemplate(model))
+                module.trainer.lightning_module = Serving(side)  # type: ignore[union-attr,misc]
             module.setup("fit")
             return {
                 byte_tokenizer.decode(ids_Q[:1])
@@ -240,7 +254,8 @@ class DataModuleBattery:
             first_tokens("{query}", query_template="A {query}")
         module = at_rank(self.module(folder, byte_tokenizer), 0, 1)
         module.setup("fit")
-        module.trainer.lightning_module = SimpleNamespace(query_template=QueryTemplate("{query}"))  # type: ignore[union-attr]
+        side = ModelSide(byte_tokenizer, QueryTemplate("{query}"))
+        module.trainer.lightning_module = Serving(side)  # type: ignore[union-attr,misc]
         with pytest.raises(ConfigError, match="for the data but"):
             module.setup("fit")
 

@@ -26,8 +26,8 @@ from r3mem.hierarchy import FixedWindows, Level, Refined
 from r3mem.objectives import Need, Term
 from r3mem.plain_data.query_template import QueryTemplate
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
-from tests.lightning_modules.batches import Batch, batch, pairs
-from tests.tiny_models import WIDTH, awaken_adapters
+from tests.lightning_modules.batches import Batch, batch, candidates, pairs
+from tests.tiny_models import WIDTH, awaken_adapters, awaken_coupling
 
 STREAMS, PAIRS = StreamPass, PairPass
 
@@ -47,10 +47,8 @@ class TermBattery:
         torch.manual_seed(0)
         backbone = tiny_backbone()
         awaken_adapters(backbone)
-        couplings = [PositionBinding(WIDTH, 4, share=0.25), AttentionCoupling(WIDTH, 4, dim=8, heads=2)]
-        for parameter in couplings[1].parameters():
-            # Output projections start at zero, which would hide gradients of what lies before them.
-            torch.nn.init.normal_(parameter, std=0.1) if parameter.dim() > 1 else None
+        binding = PositionBinding(WIDTH, 4, share=0.25)
+        couplings = [binding, awaken_coupling(AttentionCoupling(WIDTH, 4, dim=8, heads=2))]
         levels = [Level("a", FixedWindows(), 16, ratio=4), Level("b", FixedWindows(), 8, ratio=4)]
         compressor = VirtualTokens(WIDTH, 4, write_layer=2, read_layer=1)
         return R3Mem(backbone, compressor, ReversibleStack(couplings), Refined(levels)).eval()
@@ -78,11 +76,7 @@ class TermBattery:
             return batch(segments=3, lengths_BT=[[8, 8, 8], [8, 5, 0], [7, 3, 2]])
         if Need.CANDIDATES not in self.build().needs:
             return pairs()
-        # One query a row, and a wrong segment beside the right one: a row needs no other.
-        one = pairs(relevant=[[True, False], [False, True]], source=(-1, -1))
-        for name in ("query_BTQ", "query_lengths_BT"):
-            one[name][:, 1] = one[name][:, 0]
-        return one
+        return candidates()
 
     def test_some_kind_of_batch_gives_it(self, model: R3Mem) -> None:
         """Otherwise it could never be trained."""

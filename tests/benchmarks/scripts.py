@@ -18,11 +18,16 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
 
+def process(script: str, *given: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A script that has ended, whatever became of it; it computes in float32 on one thread."""
+    command = [sys.executable, "-m", f"benchmarks.{script}", "--dtype", "float32", "--threads", "1", *map(str, given)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**environment(), **variables})
+
+
 def run(script: str, text: Path, backbone: Path, *more: str, fails: bool = False) -> dict[str, Any]:
+    """What a script wrote; where it ``fails``, what it printed."""
     result = text.parent / "result.json"
-    command = [sys.executable, "-m", f"benchmarks.{script}", "--text", str(text), "--backbone", str(backbone)]
-    command += ["--dtype", "float32", "--threads", "1", "--json", str(result), *more]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    done = process(script, "--text", text, "--backbone", backbone, "--json", result, *more)
     if fails:
         assert done.returncode == 2 and "Traceback" not in done.stderr
         return {"printed": " ".join(done.stdout.split())}

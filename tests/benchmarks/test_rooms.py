@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.imports import imported, names_in
+
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "benchmarks").rglob("*.py"))
 BELOW = {
@@ -17,21 +19,11 @@ BELOW = {
 }
 
 
-def imported(path: Path) -> list[str]:
-    """Modules that a file imports, anywhere in it."""
-    found = []
-    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}, line {node.lineno}: write the whole name of the module"
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-    return found
-
-
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_rooms_import_downwards(path: Path) -> None:
-    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("benchmarks.")}
+    statements = imported(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+    names = [name for statement, _ in statements for name in names_in(statement)]
+    rooms = {name.split(".")[1] for name in names if name.startswith("benchmarks.")}
     allowed = BELOW[path.parts[1]] if len(path.parts) > 2 else set()
     assert rooms <= allowed, f"{path} imports {', '.join(sorted(rooms - allowed))}"
 

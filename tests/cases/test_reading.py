@@ -113,6 +113,15 @@ def test_nodes_and_trees_are_read_at_their_ratio(levelled: R3Mem, read: list[Mem
         levelled.generate(["a", "b"], [coarse, fine], return_dict_in_generate=True)
 
 
+def test_a_tree_that_several_prompts_read_is_unpacked_once(levelled: R3Mem, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, unpacked, plain = levelled.retain_tree(TEXT), list[Memory](), levelled.state
+    monkeypatch.setattr(levelled, "state", lambda memory, *more: unpacked.append(memory) or plain(memory, *more))
+    one = levelled.generate("go", tree, **GREEDY)
+    for_one = len(unpacked)
+    assert levelled.generate(["go"] * 3, [tree] * 3, **GREEDY) == [one] * 3
+    assert len(unpacked) == 2 * for_one
+
+
 def test_a_tree_too_large_is_read_at_a_coarser_level(levelled: R3Mem, read: list[MemoryState]) -> None:
     tree = levelled.retain_tree("word and " * 111)  # 999 tokens; windows of 12 and of 32 end in open slots.
     sizes = [level.n_slots * level.ratio for level in tree.levels]

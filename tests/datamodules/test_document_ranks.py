@@ -29,7 +29,7 @@ def test_two_ranks_see_every_document_once(
     for rank in range(2):
         data = module(tmp_path, byte_tokenizer, segment_tokens=segment_tokens)
         place = {"num_replicas": 2, "rank": rank}
-        data.trainer = SimpleNamespace(distributed_sampler_kwargs=place, overfit_batches=0)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(lightning_module=None, distributed_sampler_kwargs=place, overfit_batches=0)  # type: ignore[assignment]
         data.setup()
         batches = list(data.train_dataloader())
         counts.append(len(batches))

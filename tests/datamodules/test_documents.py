@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from datamodules.documents import DocumentsDataModule
 from datamodules.segment_loader import SegmentBatch, SegmentLoader
 from r3mem.errors import ConfigError, InputError
+from r3mem.model.run_contract import HasModelSide, ModelSide
 from tests.datamodules.small_documents import TEXTS, module, read_back
 
 pytestmark = pytest.mark.usefixtures("cache_in_tmp")
@@ -114,6 +114,7 @@ def test_short_documents_are_left_out_of_training_and_counted(
 ) -> None:
     lines: list[str] = []
     monkeypatch.setattr("datamodules.documents.rank_zero_info", lines.append)
+    monkeypatch.setattr("datamodules.text_data.rank_zero_info", lines.append)
     data = module(tmp_path, byte_tokenizer, ["a", "bb", "ccc", ""], min_tokens=2)
     data.setup()
     assert len(data.documents("train")) == 2 and len(data.documents("predict")) == 3
@@ -183,14 +184,12 @@ def test_reading_leaves_the_models_randomness_alone(tmp_path: Path, byte_tokeniz
 
 
 class Recorder(LightningModule):
-    """Trains one number and writes down every batch."""
+    """Trains one number and writes down every batch; hands nothing over."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.seen: list[tuple[int, list[Any]]] = []
-        if tokenizer is not None:
-            self.backbone = SimpleNamespace(tokenizer=tokenizer)
 
     def training_step(self, batch: SegmentBatch) -> torch.Tensor:
         self.seen.append((self.current_epoch, flat(batch)))
@@ -204,6 +203,17 @@ class Recorder(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class WithTokenizer(Recorder, HasModelSide):
+    """Hands over its tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def model_side(self) -> ModelSide:
+        return ModelSide(self.tokenizer)
 
 
 def trainer(tmp_path: Path, **options: Any) -> Trainer:
@@ -253,7 +263,7 @@ def test_overfitting_repeats_its_batches(tmp_path: Path, byte_tokenizer: PreTrai
 
 def test_tokenizer_of_the_model_or_a_folder_is_taken(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:
     data = module(tmp_path, None)
-    trainer(tmp_path, max_steps=1, enable_checkpointing=False).fit(Recorder(byte_tokenizer), datamodule=data)
+    trainer(tmp_path, max_steps=1, enable_checkpointing=False).fit(WithTokenizer(byte_tokenizer), datamodule=data)
     assert data.tokenizer is byte_tokenizer
     byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
     saved = module(tmp_path, str(tmp_path / "tokenizer"))

@@ -17,7 +17,8 @@ from datamodules.hierarchical import HierarchyDataModule
 from datamodules.pairs import PairLoader
 from r3mem.errors import ConfigError, InputError
 from r3mem.hierarchy import Document, Flat, Mention
-from tests.battery.data_module import DataModuleBattery
+from r3mem.model.run_contract import ModelSide
+from tests.battery.data_module import DataModuleBattery, Serving
 from tests.datamodules.windows import Windows
 
 BOOK_FIELDS = DocumentFields(parts="chapters", part_title="head", part_text="paragraphs", title="title", name="id")
@@ -233,9 +234,7 @@ def test_hierarchy_and_tokenizer_of_the_model_are_taken(
     with pytest.raises(ConfigError, match="no hierarchy: pass hierarchy="):
         data.setup("fit")
     data.tokenizer = None
-    model = SimpleNamespace(
-        backbone=SimpleNamespace(tokenizer=byte_tokenizer), model=SimpleNamespace(hierarchy=Flat(3))
-    )
+    model = Serving(ModelSide(byte_tokenizer, hierarchy=Flat(3)))
     data.trainer = SimpleNamespace(lightning_module=model, overfit_batches=0, distributed_sampler_kwargs=None)  # type: ignore[assignment]
     assert next(iter(train_loader(data)))["lengths_BT"].max() == 3
     with pytest.raises(ConfigError, match="no tokenizer"):

@@ -14,7 +14,9 @@ from datamodules.fields import QuestionFields
 from datamodules.pairs import PairLoader
 from datamodules.questions import QuestionsDataModule
 from r3mem.errors import ConfigError, InputError
-from tests.battery.data_module import DataModuleBattery, plain
+from r3mem.hierarchy import EntityFinder, Refined
+from r3mem.model.run_contract import ModelSide
+from tests.battery.data_module import DataModuleBattery, Serving, plain
 
 FIELDS = QuestionFields(supporting="yes", name="id")
 
@@ -129,8 +131,7 @@ def test_documents_hold_question_answer_and_supporting_spans(
 
 
 def test_the_level_is_that_of_the_model_s_paragraphs(tmp_path: Path, byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    names = SimpleNamespace(level_names=["document", "paragraph", "entity"])
-    model = SimpleNamespace(backbone=SimpleNamespace(tokenizer=byte_tokenizer), model=SimpleNamespace(hierarchy=names))
+    model = Serving(ModelSide(byte_tokenizer, hierarchy=Refined(entities=EntityFinder("rules"))))
     run = SimpleNamespace(lightning_module=model, overfit_batches=0, distributed_sampler_kwargs=None)
     for level, expected in ((None, 1), (2, 2), (0, 0)):
         data = module(tmp_path, byte_tokenizer, level=level)

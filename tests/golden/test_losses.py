@@ -21,8 +21,8 @@ from r3mem.compressors import VirtualTokens
 from r3mem.hierarchy import FixedWindows, Level, Refined
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
 from tests.lightning_modules.batches import TERMS as OF_STREAMS
-from tests.lightning_modules.batches import Batch, batch, fit, objective, pairs
-from tests.tiny_models import WIDTH, awaken_adapters
+from tests.lightning_modules.batches import Batch, batch, candidates, fit, objective, pairs
+from tests.tiny_models import WIDTH, awaken_adapters, awaken_coupling
 from tests.tiny_run import CONFIGS, config, logged, tiny, write_documents
 
 GOLDEN = Path(__file__).with_name("losses.json")
@@ -65,9 +65,7 @@ def losses_of_terms(
     awaken_adapters(backbone)
     couplings: list[Any] = [PositionBinding(WIDTH, 4, share=0.25)]
     if kind == "streams":  # It is tied to one ratio, and the levels of pairs have two.
-        couplings.append(AttentionCoupling(WIDTH, 4, dim=8, heads=2))
-        for parameter in couplings[1].parameters():
-            torch.nn.init.normal_(parameter, std=0.1) if parameter.dim() > 1 else None
+        couplings.append(awaken_coupling(AttentionCoupling(WIDTH, 4, dim=8, heads=2)))
     levels = [Level("a", FixedWindows(), 16, ratio=8), Level("b", FixedWindows(), 8, ratio=4)]
     compressor = VirtualTokens(WIDTH, 4, write_layer=2, read_layer=1)
     hierarchy = Refined(levels) if kind == "pairs" else None
@@ -98,11 +96,8 @@ def _streams() -> list[Batch]:
 
 
 def _pairs() -> list[Batch]:
-    candidates = pairs(relevant=[[True, False], [False, True]], source=(-1, -1))
-    for name in ("query_BTQ", "query_lengths_BT"):
-        candidates[name][:, 1] = candidates[name][:, 0]
     chain = pairs() | {"level_T": torch.tensor([0, 0])}
-    return [pairs(), candidates, chain]
+    return [pairs(), candidates(), chain]
 
 
 def check(found: dict[str, list[float]], key: str) -> None:

@@ -74,6 +74,14 @@ def pairs(relevant: list[list[bool]] | None = None, source: tuple[int, int] = (-
     }  # fmt: skip
 
 
+def candidates() -> Batch:
+    """One query a row, and a wrong segment beside the right one: a row needs no other."""
+    made = pairs(relevant=[[True, False], [False, True]], source=(-1, -1))
+    for name in ("query_BTQ", "query_lengths_BT"):
+        made[name][:, 1] = made[name][:, 0]
+    return made
+
+
 def terms_of(module: MemoryModule, given: Batch, state: Any = None) -> dict[str, Tensor]:
     """Values of the terms for one batch."""
     torch.manual_seed(1)

@@ -16,7 +16,7 @@ from r3mem.compressors import (
 )
 from r3mem.reversible import AttentionCoupling, PositionBinding, ReversibleStack
 from tests.lightning_modules.batches import Make, objective
-from tests.tiny_models import WIDTH
+from tests.tiny_models import WIDTH, awaken_coupling
 
 
 @pytest.fixture
@@ -33,10 +33,7 @@ def module(tiny_backbone: Callable[..., Backbone]) -> Make:
         torch.manual_seed(0)
         couplings: list[Any] = [PositionBinding(WIDTH, ratio, share=0.25)]
         if attention:
-            couplings.append(AttentionCoupling(WIDTH, ratio, dim=8, heads=2))
-            for parameter in couplings[1].parameters():
-                # Output projections start at zero, which would hide gradients of what lies before them.
-                torch.nn.init.normal_(parameter, std=0.1) if parameter.dim() > 1 else None
+            couplings.append(awaken_coupling(AttentionCoupling(WIDTH, ratio, dim=8, heads=2)))
         compressor = compressor or VirtualTokens(WIDTH, ratio, write_layer=2, read_layer=1)
         options = {"calibrate": False, "objective": objective(**(terms or {"forward": 1.0}))} | options
         return MemoryModule(tiny_backbone(), compressor, ReversibleStack(couplings), **options)

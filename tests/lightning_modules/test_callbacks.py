@@ -6,11 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lightning_modules.callbacks import MemoryWriter, Throughput, throughput
 from r3mem import Memory
+from r3mem.model.run_contract import DataSide
 
 
 def test_tokens_a_second_are_of_real_tokens_without_validation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,9 +53,9 @@ def record(n_tokens: int) -> Memory:
 
 
 class Corpus:
-    """Two documents, as ``DocumentsDataModule.documents`` gives them."""
+    """Two documents, as ``DocumentsDataModule`` hands them over."""
 
-    lengths, digests = torch.tensor([12, 8]), torch.tensor([10, 11])
+    lengths, digests = np.array([12, 8]), np.array([10, 11], np.uint64)
 
     def __len__(self) -> int:
         return 2
@@ -66,10 +68,12 @@ def run(
     writer: MemoryWriter, folder: Path, batches: list[tuple[list[int], list[tuple[int, Memory]]]], known: bool
 ) -> Any:
     """Feed batches of ``(documents, records)``; gives the module."""
-    data = SimpleNamespace(documents=lambda split: Corpus()) if known else SimpleNamespace()
     strategy = SimpleNamespace(barrier=lambda: None)
-    trainer: Any = SimpleNamespace(log_dir=str(folder), datamodule=data, strategy=strategy, is_global_zero=True)
-    module: Any = SimpleNamespace(model=SimpleNamespace(fingerprint={"stack": "a"}), finished_documents=frozenset())
+    trainer: Any = SimpleNamespace(log_dir=str(folder), strategy=strategy, is_global_zero=True)
+    module: Any = SimpleNamespace(
+        model=SimpleNamespace(fingerprint={"stack": "a"}), finished_documents=frozenset(),
+        data_side=DataSide(predicted=Corpus() if known else None),
+    )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("r3mem.model.saving.version", lambda model: model.fingerprint["stack"])
         writer.on_predict_start(trainer, module)

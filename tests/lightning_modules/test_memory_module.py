@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.carried_memory import CarriedMemory
 from lightning_modules.memory_module import MemoryModule
 from lightning_modules.stream_pass import StreamPass
 from lightning_modules.streams import at_segments, segments_of, whole_text
@@ -25,6 +24,7 @@ from r3mem.compressors import (
     GistTokens,
 )
 from r3mem.hierarchy import Flat
+from r3mem.model.state_thread import StateThread
 from r3mem.objectives import ForwardNLL, Objective, Residual
 from tests.lightning_modules.batches import CLASSES, TERMS, Make, batch, fit, gradients, mean_of, objective, terms_of
 from tests.tiny_models import WIDTH
@@ -146,10 +146,10 @@ def test_memory_is_carried_to_the_next_batch_and_dropped_at_a_new_document(modul
               for part in (slice(0, 2), slice(2, 4))]  # fmt: skip
     with torch.no_grad():
         _, expected = made.sums(whole)
-        _, state = made.sums(halves[0], made.carried.begin(halves[0], 4))
+        _, state = made.sums(halves[0], made.carried.begin(halves[0]["reset_B"]))
         made.carried.keep(state)
         going_on = {**halves[1], "reset_B": torch.tensor([False, False, True])}
-        _, state = made.sums(going_on, made.carried.begin(going_on, 4))
+        _, state = made.sums(going_on, made.carried.begin(going_on["reset_B"]))
         _, fresh = made.sums(halves[1])
     torch.testing.assert_close(state.slots_BKD[:2], expected.slots_BKD[:2])
     torch.testing.assert_close(state.slots_BKD[2], fresh.slots_BKD[2])
@@ -166,7 +166,7 @@ def test_what_accumulates_is_carried_whole_in_training_and_in_prediction(module:
     halves[1] = {**halves[1], "reset_B": torch.tensor([False, False, True])}
     _, expected = made.sums(whole)
     for half in halves:
-        _, made.carried.state = made.sums(half, made.carried.begin(half, 4))
+        _, made.carried.state = made.sums(half, made.carried.begin(half["reset_B"]))
     assert made.carried.state.lengths_B.tolist() == [32, 32, 16]
     torch.testing.assert_close(made.carried.state.slots_BKD[:2], expected.slots_BKD[:2])
 
@@ -194,8 +194,8 @@ def test_training_carries_memory_cut_from_the_graph(
 ) -> None:
     made = module()
     seen: list[Any] = []
-    begin = CarriedMemory.begin
-    monkeypatch.setattr(CarriedMemory, "begin", lambda *given: seen.append(begin(*given)) or seen[-1])
+    begin = StateThread.begin
+    monkeypatch.setattr(StateThread, "begin", lambda *given: seen.append(begin(*given)) or seen[-1])
     going_on = batch(1, reset_B=[False, True, False])
     fit(made, tmp_path, [batch(), going_on, batch(2)], steps=3)
     assert seen[0] is None and seen[2] is None

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from r3mem import Backbone, FingerprintError, InputError, Memory, R3Mem, Segments
 from r3mem.compressors import ActivationBeacon, Compressor, FiveHundredXCompressor, GistTokens, VirtualTokens
@@ -18,7 +17,7 @@ from r3mem.hierarchy import BlankLines, FixedWindows, Flat, Hierarchy, Level, Re
 from r3mem.memory import slots_needed
 from r3mem.memory.quantise import Precision
 from r3mem.memory.tree_memory import TreeMemory
-from r3mem.reversible import Coupling, PositionBinding, ReversibleStack
+from r3mem.reversible import IdentityCoupling, PositionBinding, ReversibleStack
 from tests.battery.compressor import KeyValueBattery, random_text
 from tests.tiny_models import HEAD_WIDTH, RATIO, SEGMENT, TEXT, WIDTH, awaken_adapters, same_memory
 
@@ -142,26 +141,12 @@ def test_levels_of_a_tree_are_told_apart_in_all_of_a_memory(make: Make, tmp_path
     torch.testing.assert_close(step[1] - step[0], moved_X.expand_as(step[0]), atol=1e-5, rtol=1e-4)
 
 
-class Nothing(Coupling):
-    """A coupling of no width of its own that moves nothing."""
-
-    def __init__(self, ratio: int) -> None:
-        super().__init__()
-        self.ratio = ratio
-
-    def to_memory(self, text_BND: Tensor, lengths_B: Tensor) -> Tensor:
-        return text_BND.new_zeros(len(text_BND), slots_needed(text_BND.shape[1], self.ratio), text_BND.shape[2])
-
-    def to_text(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> Tensor:
-        return memory_BKD.new_zeros(len(memory_BKD), n_tokens, memory_BKD.shape[2])
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_an_exact_share_slots_stay_as_they_were_written(
     kind: type[Compressor], tiny_backbone: Callable[..., Backbone]
 ) -> None:
-    model = R3Mem(tiny_backbone(), kind(WIDTH, RATIO), ReversibleStack([Nothing(RATIO)]), Flat(SEGMENT)).eval()
+    model = R3Mem(tiny_backbone(), kind(WIDTH, RATIO), ReversibleStack([IdentityCoupling(RATIO)]), Flat(SEGMENT)).eval()
     text = random_text([11, 6])
     step = model.step(text)
     assert torch.equal(step.state.slots_BKD, model.compressor(model.backbone, text, None).slots_BKD)

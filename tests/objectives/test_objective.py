@@ -49,7 +49,7 @@ class Unasked(Term):
         return context.teacher, context.text.lengths_B  # type: ignore[return-value]
 
 
-class ReadAndSpelt(Term):
+class ReadAndReconstructed(Term):
     """Needs what the backbone says of a segment behind another memory and behind its own."""
 
     needs = Need.SCORES | Need.RECONSTRUCTION
@@ -107,22 +107,22 @@ def test_what_terms_share_is_computed_once(module: Make, monkeypatch: pytest.Mon
     class Twice(QueryNLL):
         """The same under another name."""
 
-    made = module(objective=Objective([QueryNLL(), Twice(), ForwardNLL(), ReadAndSpelt()]))
-    for name in ("step", "scores", "reconstruction"):
+    made = module(objective=Objective([QueryNLL(), Twice(), ForwardNLL(), ReadAndReconstructed()]))
+    for name in ("step", "scores", "reconstruct"):
         plain = getattr(made.model, name)
         monkeypatch.setattr(
             made.model, name, lambda *a, name=name, plain=plain, **k: passes.append(name) or plain(*a, **k)
         )
     found, _ = made.sums(batch())
     # The first segment has no memory to be read with, so nothing asks for its reconstruction.
-    assert passes == ["step", "scores", "step", "scores", "reconstruction"]
+    assert passes == ["step", "scores", "step", "scores", "reconstruct"]
     assert [len(parts) for parts in found.values()] == [2, 2, 1, 1]
     assert torch.equal(found["query"][0][0], found["twice"][0][0])
 
 
 def test_a_chain_is_read_with_what_its_terms_need(module: Make) -> None:
     """Segments of a chain are read apart from their own pass only where no term needs both."""
-    made = module(attention=False, objective=Objective([ReadAndSpelt()]))
+    made = module(attention=False, objective=Objective([ReadAndReconstructed()]))
     chain = pairs() | {"level_T": torch.tensor([0, 0])}
     ((read, rows),) = made.sums(chain)[0]["read_and_reconstructed"]
     assert (int(read), int(rows)) == (2, 2)

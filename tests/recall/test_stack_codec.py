@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from r3mem.memory import Segments, slots_needed
@@ -34,6 +35,19 @@ def test_each_ratio_keeps_its_search() -> None:
     assert exact.readout is first
     text = Segments.pad([list(range(20, 40))])
     assert torch.equal(exact.read(retained(exact, text), text.lengths_B, 20)[0].ids_BN, text.ids_BN)
+
+
+def test_recall_searches_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Margins are of the time of retaining: what was near a second row stands among the corrections."""
+    exact, text, searches = stack_codec(), Segments.pad([list(range(20, 40))]), list[str]()
+    memory_BKD = retained(exact, text)
+    for name in ("nearest", "ambiguous"):
+        plain = getattr(exact.readout, name)
+        monkeypatch.setattr(exact.readout, name, lambda *a, name=name, plain=plain: searches.append(name) or plain(*a))
+    records = exact.recall_records(text, memory_BKD)
+    assert searches == ["nearest", "ambiguous"]
+    assert exact.recall(memory_BKD, text.lengths_B, records)[0].tolist() == text.ids_BN[0].tolist()
+    assert searches == ["nearest", "ambiguous", "nearest"]
 
 
 def test_not_without_end() -> None:

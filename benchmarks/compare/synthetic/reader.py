@@ -22,7 +22,7 @@ from benchmarks.compare.synthetic.budget import TaskBudget
 from benchmarks.compare.synthetic.grid import Grid
 from benchmarks.compare.tasks import SYNTHETIC_TASKS
 from benchmarks.parts.harness import console
-from benchmarks.parts.training import Cost
+from benchmarks.parts.training import Cost, descend
 from datamodules.synthetic import Examples, generator_of
 from datamodules.synthetic.small_llama import small_llama
 from datamodules.synthetic.vocabulary import tokenizer
@@ -174,13 +174,8 @@ class _Lessons:
             again = level > 0 and choice.random() < (0.8 if left else 0.3)
             earlier = self.lost if self.lost and choice.random() < 0.5 else levels[:level]
             value, segments = choice.choice(earlier) if again else levels[level]
-            for group in optimizer.param_groups:
-                group["lr"] = budget.reader_lr * min(1.0, (step + 1) / 30) * (0.1 if left else 1.0)
             loss, share, tokens = _read(model, self._drawn(value, segments))
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+            descend(optimizer, budget.reader_lr * min(1.0, (step + 1) / 30) * (0.1 if left else 1.0), loss)
             self.cost.train_tokens += tokens
             losses.append(float(loss.detach()))
             right = right if again else 0.9 * right + 0.1 * share

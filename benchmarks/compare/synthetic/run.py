@@ -76,14 +76,14 @@ class Learner:
         if compressor.recurrent:
             for history_BN in history_BTN.unbind(1):
                 made.append(self.model.step(Segments.whole(history_BN), state, logits=False).state)
-                state = compressor.next_state(self.model.backbone, state, made[-1])
+                state = self.model.next_state(state, made[-1])
         else:
             written = self.model.step(Segments.whole(history_BTN.flatten(0, 1)), None, logits=False).state
             first_B = torch.arange(n_examples) * n_segments
             made = [written.rows(first_B + t) for t in range(n_segments)]
             if compressor.accumulates:
                 for own in made:
-                    state = compressor.next_state(self.model.backbone, state, own)
+                    state = self.model.next_state(state, own)
             else:
                 state = MemoryState.one_after_the_other([own.slots_BKD for own in made], compressor.ratio)
         assert state is not None

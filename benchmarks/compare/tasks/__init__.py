@@ -1,27 +1,15 @@
-"""The tasks of the comparison, one file each; a file's ``TASK`` is listed here under its name."""
+"""The tasks of the comparison, one file each: a file of this folder is a task by its name, and has it in ``TASK``."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 from benchmarks.compare.synthetic.grid import Grid
-from benchmarks.compare.tasks import (
-    associative_recall,
-    associative_recall_8,
-    copy,
-    multi_hop,
-    needle,
-    recall,
-    retention,
-)
 from benchmarks.compare.text.task import TextTask
 
-SYNTHETIC_TASKS: dict[str, Grid] = {
-    "associative_recall": associative_recall.TASK,
-    "associative_recall_8": associative_recall_8.TASK,
-    "copy": copy.TASK,
-    "needle": needle.TASK,
-    "multi_hop": multi_hop.TASK,
+_FOUND = {
+    module.name: importlib.import_module(f"{__name__}.{module.name}").TASK for module in pkgutil.iter_modules(__path__)
 }
-TEXT_TASKS: dict[str, TextTask] = {
-    "retention": retention.TASK,
-    "recall": recall.TASK,
-}
+SYNTHETIC_TASKS: dict[str, Grid] = {name: task for name, task in _FOUND.items() if isinstance(task, Grid)}
+TEXT_TASKS: dict[str, TextTask] = {name: task for name, task in _FOUND.items() if isinstance(task, TextTask)}

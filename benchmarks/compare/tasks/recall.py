@@ -14,23 +14,21 @@ from benchmarks.compare.methods import FULL_TEXT
 from benchmarks.compare.text.task import TextBudget, TextTask, memory_cost, share_of
 from benchmarks.compare.text.training import WINDOW
 from benchmarks.parts.recalled import recall_row
-from benchmarks.parts.training import Cost, train
+from benchmarks.parts.training import Cost, Reshuffled, train
 from r3mem import R3Mem, Segments
 from r3mem.objectives import forward_nll
 
 
 def train_recall(model: R3Mem, method: str, seed: int, budget: TextBudget, windows: list[list[int]]) -> Cost:
     """Every method learns to reconstruct a segment from its memory, at each ratio in turn; the reader, to repeat it."""
-    order, queue = random.Random(seed), list[list[int]]()
     # As many tokens a step as in `retention`.
     batch = max(1, budget.batch * WINDOW // budget.recall_tokens)
+    next_windows = Reshuffled(windows, batch, random.Random(seed), keep=True)
     if method != FULL_TEXT:
         model.calibrate([i for w in windows[: 48 * WINDOW // budget.recall_tokens] for i in w])
 
     def draw() -> torch.Tensor:
-        while len(queue) < batch:
-            queue.extend(order.sample(windows, len(windows)))
-        return torch.tensor([queue.pop() for _ in range(batch)], device=model.backbone.device)
+        return torch.tensor(next_windows(), device=model.backbone.device)
 
     def loss(step: int, ids_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         model.set_ratio(budget.ratios[step % len(budget.ratios)])

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.compare.methods import compressor_of, has_maps
 from benchmarks.parts.harness import console
-from benchmarks.parts.training import Cost, keep_training, train, trained_before
+from benchmarks.parts.training import Cost, Reshuffled, keep_training, train, trained_before
 from r3mem import Backbone, MemoryState, R3Mem, Segments
 from r3mem.model.saving import load_own_state, read_weights
 from r3mem.objectives import forward_nll, reconstruction_nll
@@ -137,16 +137,13 @@ def trained(
         load_own_state(model, read_weights(folder))
         console.print(f"{method}: trained before, loaded from {folder}")
         return Cost(**before)
-    order = random.Random(seed)
-    queue: list[list[int]] = []
+    next_windows = Reshuffled(windows, batch, random.Random(seed))
     if method != RAW:
         explained = model.calibrate([i for w in windows[:48] for i in w])
         console.print(f"{method}: reading explains {explained:.0%} of its target's variance before training")
 
     def draw() -> torch.Tensor:
-        if len(queue) < batch:
-            queue[:] = order.sample(windows, len(windows))
-        return torch.tensor([queue.pop() for _ in range(batch)], device=model.backbone.device)
+        return torch.tensor(next_windows(), device=model.backbone.device)
 
     def loss(step: int, ids_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         view = views[step % len(views)]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.scripts import environment
+from tests.benchmarks.scripts import process
 
-SCRIPT = "benchmarks.claims.ablation"
+SCRIPT = "claims.ablation"
 ROW = {
     "hierarchy", "nll_nothing", "nll_memory", "nll_full", "retained_gain", "positions", "passages", "leaves", "queries",
     "memory_recall@1", "memory_recall@5", "memory_mrr", "bm25_recall@1", "bm25_recall@5", "bm25_mrr",
@@ -38,10 +37,8 @@ def write_records(path: Path, seed: int, marked: bool = True) -> Path:
 
 
 def run(folder: Path, backbone: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", SCRIPT, "--backbone", str(backbone), "--dtype", "float32", "--threads", "1"]
-    command += ["--device", "cpu", "--ratio", "2", "8", "4", "4", "--no-calibrate", *more]
-    surroundings = {**environment(), "R3MEM_CACHE": str(folder / "cache")}
-    return subprocess.run(command, capture_output=True, text=True, env=surroundings)
+    given = ["--backbone", backbone, "--device", "cpu", "--ratio", "2", "8", "4", "4", "--no-calibrate", *more]
+    return process(SCRIPT, *given, R3MEM_CACHE=str(folder / "cache"))
 
 
 @pytest.mark.slow

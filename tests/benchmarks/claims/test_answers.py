@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from benchmarks.parts.asked import by_rank, draw, fitting, sentence_starts
 from benchmarks.parts.gains import FULL, NOTHING, Measured
 from benchmarks.parts.questions import QuestionItem, read_questions
 from r3mem import InputError
-from tests.benchmarks.scripts import environment
+from tests.benchmarks.scripts import process
 
 OURS = "selected (1 pass)"
 BY_MEMORY = {
@@ -60,19 +58,14 @@ def written(folder: Path, name: str, records: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def run(tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.claims.answers", "--threads", "1", "--dtype", "float32", *more]
-    return subprocess.run(command, capture_output=True, text=True, env=environment())
-
-
 def test_answers(tmp_path: Path, backbone_folder: Path) -> None:
     files = [
         written(tmp_path, "squad", squad(2)), written(tmp_path, "nq", natural(3)),
         written(tmp_path, "hotpot", hotpot(2)),
     ]  # fmt: skip
     result = tmp_path / "result.json"
-    done = run(
-        tmp_path, "--text", *files, "--backbone", str(backbone_folder), "--ratio", "4", "1", "--questions", "3",
+    done = process(
+        "claims.answers", "--text", *files, "--backbone", str(backbone_folder), "--ratio", "4", "1", "--questions", "3",
         "--context", "150", "--json", str(result),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -105,7 +98,7 @@ def test_answers(tmp_path: Path, backbone_folder: Path) -> None:
 
 def test_one_question_has_no_control(tmp_path: Path, backbone_folder: Path) -> None:
     path = written(tmp_path, "nq", natural(1))
-    done = run(tmp_path, "--text", path, "--backbone", str(backbone_folder))
+    done = process("claims.answers", "--text", path, "--backbone", str(backbone_folder))
     printed = " ".join(done.stdout.split())
     assert done.returncode == 2 and "Traceback" not in done.stderr and "two are needed" in printed
 

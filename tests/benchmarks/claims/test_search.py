@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.scripts import environment
+from tests.benchmarks.scripts import process
 
 ROW = {
     "text", "method", "questions", "recall@2", "recall@2_low", "recall@2_high", "recall@5", "mrr", "ms_per_query",
@@ -40,11 +38,6 @@ def records() -> dict[str, list[dict[str, object]]]:
     return out
 
 
-def run(tmp_path: Path, *more: str, script: str = "search") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"benchmarks.claims.{script}", "--threads", "1", "--dtype", "float32", *more]
-    return subprocess.run(command, capture_output=True, text=True, env=environment())
-
-
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     paths = []
@@ -58,8 +51,8 @@ def files(tmp_path: Path) -> list[str]:
 
 def test_search(tmp_path: Path, files: list[str], backbone_folder: Path) -> None:
     result = tmp_path / "result.json"
-    done = run(
-        tmp_path, "--text", *files, "--backbone", str(backbone_folder), "--ratio", "4", "--questions", "4",
+    done = process(
+        "claims.search", "--text", *files, "--backbone", str(backbone_folder), "--ratio", "4", "--questions", "4",
         "--text-questions", "2", "--json", str(result), "--methods", "random", "bm25", "text", "first", "memory",
         "control",
     )  # fmt: skip
@@ -82,16 +75,16 @@ def test_search(tmp_path: Path, files: list[str], backbone_folder: Path) -> None
 
 def test_a_trained_model_is_searched_with(tmp_path: Path, files: list[str], backbone_folder: Path) -> None:
     model, result = tmp_path / "model", tmp_path / "result.json"
-    done = run(
-        tmp_path, "--text", *files[:2], "--backbone", str(backbone_folder), "--ratio", "4", "2", "--questions", "4",
-        "--candidates", "3", "--save", str(model), script="search_training",
+    done = process(
+        "claims.search_training", "--text", *files[:2], "--backbone", str(backbone_folder), "--ratio", "4", "2",
+        "--questions", "4", "--candidates", "3", "--save", str(model),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     spent = json.loads((model / "training.json").read_text())
     assert spent["questions"] == 4 and spent["train_tokens"] > 0
-    done = run(
-        tmp_path, "--text", files[0], "--model", str(model), "--ratio", "2", "--questions", "2", "--methods", "first",
-        "memory", "--json", str(result),
+    done = process(
+        "claims.search", "--text", files[0], "--model", str(model), "--ratio", "2", "--questions", "2", "--methods",
+        "first", "memory", "--json", str(result),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert {row["train_tokens"] for row in json.loads(result.read_text())["rows"]} == {spent["train_tokens"]}
@@ -101,8 +94,8 @@ def test_an_untrained_model_compresses_as_asked(tmp_path: Path, files: list[str]
     found = []
     for compressor in ("selected_key_values", "mean_pool"):
         result = tmp_path / f"{compressor}.json"
-        done = run(
-            tmp_path, "--text", files[0], "--backbone", str(backbone_folder), "--ratio", "2", "--questions", "6",
+        done = process(
+            "claims.search", "--text", files[0], "--backbone", str(backbone_folder), "--ratio", "2", "--questions", "6",
             "--methods", "memory", "--compressor", compressor, "--json", str(result),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
@@ -115,20 +108,20 @@ def test_an_untrained_model_compresses_as_asked(tmp_path: Path, files: list[str]
 
 
 def test_a_saved_model_has_its_own_compressor(tmp_path: Path, files: list[str]) -> None:
-    done = run(tmp_path, "--text", files[0], "--model", str(tmp_path), "--compressor", "edge_pool")
+    done = process("claims.search", "--text", files[0], "--model", str(tmp_path), "--compressor", "edge_pool")
     assert done.returncode == 2 and "Traceback" not in done.stderr and "compressor of its own" in done.stdout
 
 
 def test_training_on_nothing_is_refused(tmp_path: Path, files: list[str]) -> None:
     options = ("--text", files[0], "--save", str(tmp_path / "m"), "--candidates", "1")
-    done = run(tmp_path, *options, script="search_training")
+    done = process("claims.search_training", *options)
     assert done.returncode == 2 and "Traceback" not in done.stderr and "at least" in done.stdout
 
 
 def test_a_file_of_another_form_is_one_clear_line(tmp_path: Path) -> None:
     path = tmp_path / "other.jsonl"
     path.write_text('{"question": "Who?", "answer": "He"}\n', encoding="utf-8")
-    done = run(tmp_path, "--text", str(path), "--methods", "bm25")
+    done = process("claims.search", "--text", str(path), "--methods", "bm25")
     printed = " ".join(done.stdout.split())
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"{path.name}:1: not a question with paragraphs" in printed
@@ -139,9 +132,9 @@ def test_literals(tmp_path: Path, backbone_folder: Path) -> None:
     novel = tmp_path / "novel.txt"
     novel.write_text("".join(f"Then word{i} came, and it was day. " for i in range(3000)), encoding="utf-8")
     result = tmp_path / "result.json"
-    done = run(
-        tmp_path, "--text", str(novel), "--backbone", str(backbone_folder), "--ratio", "4", "--documents", "1",
-        "--leaves", "20", "--leaf-tokens", "128", "--codes", "3", "--json", str(result), script="literals",
+    done = process(
+        "claims.literals", "--text", str(novel), "--backbone", str(backbone_folder), "--ratio", "4", "--documents", "1",
+        "--leaves", "20", "--leaf-tokens", "128", "--codes", "3", "--json", str(result),
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     rows = {(row["asked"], row["method"]): row for row in json.loads(result.read_text())["rows"]}

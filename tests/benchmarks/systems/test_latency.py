@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import torch
 
 from benchmarks.systems.latency import Way, cache_bytes, growth_mib, text_of, times
 from r3mem import Backbone
-from tests.benchmarks.scripts import environment
+from tests.benchmarks.scripts import process
 from tests.tiny_models import HEAD_WIDTH, KEY_VALUE_HEADS, LAYERS
 
-SCRIPT = "benchmarks.systems.latency"
+SCRIPT = "systems.latency"
 TEXT = " ".join(f"word{i} naïve 漢字 of the text" for i in range(200))
 
 
@@ -28,11 +27,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def run(text: Path, backbone: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", SCRIPT, "--text", text.name, "--backbone", str(backbone), "--dtype", "float32"]
-    return subprocess.run(
-        [*command, "--threads", "1", *more], capture_output=True, text=True, cwd=text.parent,
-        env=environment(),
-    )  # fmt: skip
+    return process(SCRIPT, "--text", text.name, "--backbone", backbone, *more, cwd=text.parent)
 
 
 def test_latency(text: Path, backbone_folder: Path, tmp_path: Path) -> None:
