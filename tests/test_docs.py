@@ -121,7 +121,7 @@ def test_the_example_decoder_recalls_by_corrections_alone(
 
 
 def test_the_example_task_is_one_and_files_of_the_folder_are_the_tasks(examples: Path) -> None:
-    task = importlib.import_module("copy_short").TASK
+    task = importlib.import_module("my_copy").TASK
     assert isinstance(task, Grid) and len(task.points((4,), (2,), (4,))) == 3
     files = {path.stem for path in (ROOT / "benchmarks" / "compare" / "tasks").glob("[!_]*.py")}
     assert files == {*SYNTHETIC_TASKS, *TEXT_TASKS}
