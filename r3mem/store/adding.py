@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
 from r3mem.errors import StoreError
+from r3mem.store.database import in_groups
 from r3mem.store.given import Given
 from r3mem.store.parts import Parts
 from r3mem.store.rows import turns_told
@@ -52,36 +55,68 @@ def put_content(parts: Parts, connection: Connection, owner: str, given: Given, 
     Raises:
         StoreError: Others delete the same text again and again.
     """
-    same = select(contents.c.n).where(contents.c.owner == owner, contents.c.digest == given.digest).with_for_update()
-    for _ in range(TRIES):
-        found: int | None = connection.execute(same).scalar()
-        if found is not None:
-            return found
-        words = sorted(words_of(given.text))
-        added = connection.execute(
-            parts.database.insert_or_nothing(contents).returning(contents.c.n),
-            {
-                "owner": owner, "digest": given.digest, "bytes": len(given.raw), "raw": given.raw,
-                "words": " ".join(words), "n_words": len(words), "state": "pending", "ratio": ratio,
-                "tokens": 0, "positions": 0,
-            },
-        ).scalar()  # fmt: skip
-        if added is not None:
-            parts.database.words.add(connection, added, owner, " ".join(words))
-            queue(parts, connection, added)
-            return int(added)
-    raise StoreError("an equal text is being deleted meanwhile: add it again")
+    return put_contents(parts, connection, owner, [given], ratio)[given.digest]
 
 
-def queue(parts: Parts, connection: Connection, content: int) -> None:
-    """Let a content be compressed.
+def put_contents(
+    parts: Parts, connection: Connection, owner: str, texts: Sequence[Given], ratio: int | None = None
+) -> dict[str, int]:
+    """The numbers of contents of several texts, by digest: as of :func:`put_content`, in few statements.
 
     Args:
         parts: Of the store.
         connection: For writing.
-        content: Its number; its raw text is there.
+        owner: The user.
+        texts: The texts; equal ones are one content.
+        ratio: As of :func:`put_content`.
+
+    Raises:
+        StoreError: Others delete one of these texts again and again.
     """
-    parts.database.insert_new(connection, jobs, content=content, queued=parts.clock.now(), until=0, attempts=0)
+    # In one order, so that two who add the same texts do not wait for each other.
+    waiting = dict(sorted((given.digest, given) for given in texts))
+    found = dict[str, int]()
+    for _ in range(TRIES):
+        for digests in in_groups(list(waiting)):
+            one = contents.c.digest == digests[0] if len(digests) == 1 else contents.c.digest.in_(digests)
+            same = select(contents.c.digest, contents.c.n).where(contents.c.owner == owner, one).with_for_update()
+            found |= {row.digest: row.n for row in connection.execute(same)}
+        waiting = {digest: given for digest, given in waiting.items() if digest not in found}
+        if not waiting:
+            return found
+        words = {digest: sorted(words_of(given.text)) for digest, given in waiting.items()}
+        rows = [
+            {
+                "owner": owner, "digest": digest, "bytes": len(given.raw), "raw": given.raw,
+                "words": " ".join(words[digest]), "n_words": len(words[digest]), "state": "pending", "ratio": ratio,
+                "tokens": 0, "positions": 0,
+            }
+            for digest, given in waiting.items()
+        ]  # fmt: skip
+        added = connection.execute(
+            parts.database.insert_or_nothing(contents).returning(contents.c.digest, contents.c.n), rows
+        ).all()
+        if added:
+            parts.database.words.add(connection, owner, {row.n: " ".join(words[row.digest]) for row in added})
+            queue(parts, connection, [row.n for row in added])
+        found |= {row.digest: row.n for row in added}
+        waiting = {digest: given for digest, given in waiting.items() if digest not in found}
+        if not waiting:
+            return found
+    raise StoreError("an equal text is being deleted meanwhile: add it again")
+
+
+def queue(parts: Parts, connection: Connection, numbers: Sequence[int]) -> None:
+    """Let contents be compressed.
+
+    Args:
+        parts: Of the store.
+        connection: For writing.
+        numbers: Of the contents; their raw texts are there.
+    """
+    parts.database.insert_new(
+        connection, jobs, [{"content": n, "queued": parts.clock.now(), "until": 0, "attempts": 0} for n in numbers]
+    )
 
 
 def put_entry(
@@ -99,30 +134,61 @@ def put_entry(
         why: Of its first version.
         ratio: As of :func:`put_content`.
     """
-    content = put_content(parts, connection, scope.user, given, ratio)
-    id, now, turns = uuid.uuid4().hex, parts.clock.now(), turns_told(given.turns)
-    row = {
-        "id": id,
-        "owner": scope.user,
-        "agent": scope.agent,
-        "session": scope.session,
-        "kind": given.kind,
-        "turns": turns,
-        "source": about.source,
-        "start_at": about.start,
-        "end_at": about.start + len(given.text),
-        "time": now if about.time is None else about.time,
-        "created": now,
-        "metadata": about.metadata,
-        "version": 1,
-        "content": content,
-        "consolidated": about.consolidated,
-        "imported_as": about.imported_as,
-    }
-    connection.execute(insert(entries), row)
-    first = {"entry": id, "number": 1, "content": content, "kind": given.kind, "turns": turns, "time": now, "why": why}
+    return put_entries(parts, connection, scope, [(given, about)], why, ratio)[0]
+
+
+def put_entries(
+    parts: Parts, connection: Connection, scope: Scope, texts: Sequence[tuple[Given, About]], why: str = "added",
+    ratio: int | None = None,
+) -> list[str]:  # fmt: skip
+    """Make several entries, in few statements; their ids.
+
+    Args:
+        parts: Of the store.
+        connection: For writing.
+        scope: Whose they are.
+        texts: The texts, each with what is kept beside it.
+        why: Of their first versions.
+        ratio: As of :func:`put_content`.
+    """
+    numbers = put_contents(parts, connection, scope.user, [given for given, _ in texts], ratio)
+    made, first = list[dict[str, Any]](), list[dict[str, Any]]()
+    for given, about in texts:
+        id, now, turns, content = uuid.uuid4().hex, parts.clock.now(), turns_told(given.turns), numbers[given.digest]
+        made.append(
+            {
+                "id": id,
+                "owner": scope.user,
+                "agent": scope.agent,
+                "session": scope.session,
+                "kind": given.kind,
+                "turns": turns,
+                "source": about.source,
+                "start_at": about.start,
+                "end_at": about.start + len(given.text),
+                "time": now if about.time is None else about.time,
+                "created": now,
+                "metadata": about.metadata,
+                "version": 1,
+                "content": content,
+                "consolidated": about.consolidated,
+                "imported_as": about.imported_as,
+            }
+        )
+        first.append(
+            {
+                "entry": id,
+                "number": 1,
+                "content": content,
+                "kind": given.kind,
+                "turns": turns,
+                "time": now,
+                "why": why,
+            }
+        )
+    connection.execute(insert(entries), made)
     connection.execute(insert(versions), first)
-    return id
+    return [row["id"] for row in made]
 
 
 def put_version(

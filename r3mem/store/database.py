@@ -61,15 +61,15 @@ class Database(ABC):
         except exc.DBAPIError as error:
             raise StoreError(self.advice(error)) from error
 
-    def insert_new(self, connection: Connection, table: Table, **values: Any) -> None:
-        """Insert a row, unless one with the same key is there.
+    def insert_new(self, connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+        """Insert rows, except where one with the same key is there.
 
         Args:
             connection: For writing.
             table: The table.
-            **values: The row.
+            rows: One or more.
         """
-        connection.execute(self.insert_or_nothing(table), values)
+        connection.execute(self.insert_or_nothing(table), rows)
 
     @abstractmethod
     def insert_or_nothing(self, table: Table) -> Any:

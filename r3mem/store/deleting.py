@@ -116,7 +116,7 @@ def drop_blob(parts: Parts, connection: Connection, content: int) -> None:
     place = connection.execute(select(blobs.c.place).where(blobs.c.content == content)).scalar()
     if place is not None:
         # As if noted long ago: nobody is about to take it into a memory.
-        parts.database.insert_new(connection, loose, place=place, since=0)
+        parts.database.insert_new(connection, loose, [{"place": place, "since": 0}])
     connection.execute(delete(blobs).where(blobs.c.content == content))
 
 

@@ -50,7 +50,7 @@ def raw_again(parts: Parts, scope: Scope, old: ModelOnNeed | None) -> int:
             if changed:
                 drop_blob(parts, connection, row.n)
                 connection.execute(jobs.delete().where(jobs.c.content == row.n))
-                queue(parts, connection, row.n)
+                queue(parts, connection, [row.n])
                 count += 1
     return count
 

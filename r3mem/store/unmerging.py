@@ -71,7 +71,7 @@ def cut_loose(parts: Parts, whole: int, doomed: Collection[str]) -> None:
                 raise RecallError(f"{name}: a part of it is not the text that was kept: restore the store from a copy")
             values = {"within": None, "within_start": None, "within_end": None, "state": "pending", "ratio": None}
             connection.execute(update(contents).where(contents.c.n == n).values(raw=raw, **values))
-            queue(parts, connection, n)
+            queue(parts, connection, [n])
 
 
 def staying(connection: Connection, whole: int, doomed: Collection[str]) -> list[int]:

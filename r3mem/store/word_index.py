@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -38,8 +38,8 @@ class WordIndex(ABC):
         """Make what the index needs."""
 
     @abstractmethod
-    def add(self, connection: Connection, content: int, owner: str, words: str) -> None:
-        """Index the words of a content; they are in its row already."""
+    def add(self, connection: Connection, owner: str, words: Mapping[int, str]) -> None:
+        """Index the words of contents of a user, by their numbers; they are in their rows already."""
 
     @abstractmethod
     def remove(self, connection: Connection, content: int, owner: str, words: str) -> None:
@@ -70,11 +70,12 @@ class Fts5(WordIndex):
             "CREATE VIRTUAL TABLE r3mem_words USING fts5(sign, words, content='', tokenize='porter ascii')"
         )
 
-    def add(self, connection: Connection, content: int, owner: str, words: str) -> None:
+    def add(self, connection: Connection, owner: str, words: Mapping[int, str]) -> None:
         """See :class:`WordIndex`."""
+        sign = owner_sign(owner)
         connection.execute(
             text("INSERT INTO r3mem_words(rowid, sign, words) VALUES (:n, :sign, :words)"),
-            {"n": content, "sign": owner_sign(owner), "words": _in_ascii(words)},
+            [{"n": n, "sign": sign, "words": _in_ascii(told)} for n, told in sorted(words.items())],
         )
 
     def remove(self, connection: Connection, content: int, owner: str, words: str) -> None:
@@ -136,12 +137,18 @@ class Tsvector(WordIndex):
         ):
             connection.exec_driver_sql(statement)
 
-    def add(self, connection: Connection, content: int, owner: str, words: str) -> None:
+    def add(self, connection: Connection, owner: str, words: Mapping[int, str]) -> None:
         """See :class:`WordIndex`."""
-        lexemes = [*_lexemes(connection, sorted(set(words.split()))).values(), owner_sign(owner)]
+        of = {n: set(told.split()) for n, told in words.items()}
+        stems, sign = _lexemes(connection, sorted(set[str]().union(*of.values()))), owner_sign(owner)
+        # No word holds a blank.
+        lines = [" ".join([sign, *sorted({stems[word] for word in mine})]) for mine in of.values()]
         connection.execute(
-            text("UPDATE r3mem_contents SET lexemes = array_to_tsvector(CAST(:lexemes AS text[])) WHERE n = :n"),
-            {"n": content, "lexemes": lexemes},
+            text(
+                """UPDATE r3mem_contents AS c SET lexemes = array_to_tsvector(string_to_array(v.line, ' '))
+                FROM unnest(CAST(:numbers AS bigint[]), CAST(:lines AS text[])) AS v(n, line) WHERE c.n = v.n"""
+            ),
+            {"numbers": list(of), "lines": lines},
         )
 
     def remove(self, connection: Connection, content: int, owner: str, words: str) -> None:

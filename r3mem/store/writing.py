@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -12,7 +13,7 @@ from sqlalchemy import update as change
 
 from r3mem.errors import ConfigError, InputError, NotFound
 from r3mem.errors.given_paths import given_path
-from r3mem.store.adding import About, put_content, put_entry, put_version
+from r3mem.store.adding import About, put_content, put_entries, put_entry, put_version
 from r3mem.store.consolidation.base import Consolidation
 from r3mem.store.database import in_groups
 from r3mem.store.deleting import delete_entries
@@ -26,6 +27,9 @@ from r3mem.store.rows import found_entries, found_entry, given_ids, within
 from r3mem.store.schema import entries
 from r3mem.store.scope import Scope
 from r3mem.store.store_shelf import StoreShelf
+
+#: Entries that are written together where a long text comes in pieces.
+TOGETHER = 200
 
 
 class Writing(Opened):
@@ -82,9 +86,13 @@ class Writing(Opened):
         parts = self._parts_open()
         made, at = list[str](), 0
         with parts.database.writing() as connection:
-            for piece in cut(pieces, size):
-                made.append(put_entry(parts, connection, scope, Given.of(piece, "file"), About(told, at, when, more)))
-                at += len(piece)
+            texts = cut(pieces, size)
+            while some := list(itertools.islice(texts, TOGETHER)):
+                starts = itertools.accumulate(map(len, some), initial=at)
+                given = [(Given.of(piece, "file"), About(told, start, when, more))
+                         for piece, start in zip(some, starts, strict=False)]  # fmt: skip
+                made += put_entries(parts, connection, scope, given)
+                at += sum(map(len, some))
             if not made:
                 raise InputError(f"{told or 'the text'} is empty: there is nothing to keep")
             found, content = found_entries(connection, made), _contents(connection, made)

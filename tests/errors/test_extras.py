@@ -102,6 +102,14 @@ def test_each_extra_is_missed_by_name() -> None:
         assert " needs " in message and message.endswith(f"{absent}: pip install 'r3mem[{extra}]'")
 
 
+def test_policies_that_need_the_database_say_so() -> None:
+    for module in ("updating", "updating.base", "updating.replace", "updating.supersede"):
+        code = f"from r3mem import ConfigError\ntry:\n    import r3mem.store.{module}\nexcept ConfigError as error:\n"
+        done = in_a_process(f"{code}    print(error)")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("the memory store needs ") and done.stdout.endswith("'r3mem[store]'\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [

@@ -99,9 +99,7 @@ def test_a_reader_that_holds_the_files_is_told_and_made_up_for(tmp_path: Path, m
         assert not store.stats().unerased and found_in(tmp_path) == []
 
 
-def test_no_byte_is_left_in_postgresql(
-    postgresql: str, postgresql_server: str, opened: Callable[..., MemoryStore]
-) -> None:
+def test_no_byte_is_left_in_postgresql(postgresql: str, server: str, opened: Callable[..., MemoryStore]) -> None:
     engine = create_engine(postgresql, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         data = Path(str(connection.execute(text("SHOW data_directory")).scalar()))
