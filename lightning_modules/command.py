@@ -28,6 +28,7 @@ RUNS = {
 OTHERS = {
     "export": ("write a checkpoint as a model that R3Mem.from_pretrained loads", "lightning_modules.export_command"),
     "report": ("tables and plots of a comparison", "lightning_modules.report.command"),
+    "serve": ("the memory store over HTTP and MCP", "r3mem.serve.command"),
 }
 COMMANDS = {**RUNS, **{name: what for name, (what, _) in OTHERS.items()}}
 # What LightningCLI takes in front of a subcommand.
