@@ -49,17 +49,13 @@ def _serve(given: argparse.Namespace) -> None:
 
     # Ended like this the store is closed as it should be.
     signal.signal(signal.SIGTERM, _end)
-    if given.mcp:
-        if given.user is None:
-            raise ConfigError("whose memories are they? Give --user NAME")
-        run, keys = serve.serve_stdio, None
-    else:
-        run, keys = serve.serve_http, _keys(given)
     try:
-        if keys is None:
-            run(store, given.user, limits)
+        if given.mcp:
+            if given.user is None:
+                raise ConfigError("whose memories are they? Give --user NAME")
+            serve.serve_stdio(store, given.user, limits)
         else:
-            run(store, keys, host=given.host, port=given.port, limits=limits)
+            serve.serve_http(store, _keys(given), host=given.host, port=given.port, limits=limits)
     except KeyboardInterrupt:
         return
 

@@ -73,10 +73,11 @@ async def _received(request: Request, user: str, served: Served) -> list[Entry]:
         raise HTTPException(408, message, {"Connection": "close"}) from None
     try:
         file, about = _read(form, served.limits.upload_bytes)
-        size = {"characters": _number(about.pop("characters"))} if "characters" in about else {}
+        if "characters" in about:
+            about["characters"] = _number(about["characters"])
         pieces = text_pieces(cast(Path, _Uploaded(file.file, file.filename or "the file")))
         about.setdefault("source", file.filename or None)
-        return await served.quick(lambda: served.store.add_pieces(pieces, user=user, **size, **about))
+        return await served.quick(lambda: served.store.add_pieces(pieces, user=user, **about))
     finally:
         await form.close()
 

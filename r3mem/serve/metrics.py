@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -47,8 +48,8 @@ class Metrics:
         working = Gauge("r3mem_calls_working", "Calls that work.", ("kind",), registry=self.registry)
         waiting = Gauge("r3mem_calls_waiting", "Calls that wait for their turn.", ("kind",), registry=self.registry)
         for kind, gate in (("plain", served.plain), ("model", served.model), ("upload", served.uploads)):
-            working.labels(kind).set_function(lambda gate=gate: gate.working)
-            waiting.labels(kind).set_function(lambda gate=gate: gate.waiting)
+            working.labels(kind).set_function(functools.partial(getattr, gate, "working"))
+            waiting.labels(kind).set_function(functools.partial(getattr, gate, "waiting"))
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request.

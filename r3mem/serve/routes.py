@@ -41,6 +41,8 @@ def served_of(request: Request) -> Served:
 User = Annotated[str, Depends(user_of)]
 Of = Annotated[Served, Depends(served_of)]
 Name = Annotated[str | None, Query(description="Only what this one added.")]
+#: What a column of a database holds.
+Number = Annotated[int | None, Query(ge=0, lt=1 << 31)]
 # Without auto_error: the key was checked before. It gives the page of the interface its field for a key.
 verbs = APIRouter(prefix="/v1", responses=DOCUMENTED, dependencies=[Depends(HTTPBearer(auto_error=False))])
 about = APIRouter(tags=["server"])
@@ -76,8 +78,8 @@ async def get(id: str, user: User, served: Of) -> Response:
 
 @verbs.get("/memories/{id}/text", response_model=bodies.Recalled, tags=["read"])
 async def recall(
-    id: str, user: User, served: Of, start: int | None = None, end: int | None = None, turn: int | None = None,
-    node: int | None = None, version: int | None = None,
+    id: str, user: User, served: Of, start: Number = None, end: Number = None, turn: Number = None,
+    node: Number = None, version: Number = None,
 ) -> Response:  # fmt: skip
     """The exact text of an entry: of all of it, of characters, of a turn, of a part, or of an earlier version."""
     text = await served.recalled(id, user=user, start=start, end=end, turn=turn, node=node, version=version)

@@ -83,6 +83,7 @@ def make_tools(served: Callable[[], Served], user: str | None = None) -> MCPServ
         if user is not None:
             return user
         request = context.request_context.request
+        assert request is not None, "only a request of HTTP has a key"
         return str(request.scope[USER])
 
     @server.tool(annotations=ToolAnnotations(destructive_hint=False, open_world_hint=False))

@@ -81,6 +81,7 @@ MISSING = {
     "entities": "from r3mem.hierarchy.entity_pipeline import entity_pipeline; entity_pipeline('rules')",
     "quantised": "import torch; from r3mem.backbone.four_bit import four_bit_options; four_bit_options(torch.float32)",
     "report": "from lightning_modules.report.plots import _panels; _panels(None, ['a'], None).__enter__()",
+    "serve": "from r3mem.serve import make_app",
     "store": "from r3mem.store import MemoryStore",
     "training": "from r3mem.errors.extras import check_installed; check_installed('training', 'r3mem fit')",
 }
@@ -108,6 +109,7 @@ def test_each_extra_is_missed_by_name() -> None:
         (["predict", "--config", "some.yaml"], "training"),
         (["export", "some.ckpt", "--out", "there"], "training"),
         (["report", "there"], "report"),
+        (["serve", "--store", "there", "--user", "ann"], "serve"),
     ],
 )
 def test_the_command_says_in_a_line_what_to_install(arguments: list[str], extra: str) -> None:
@@ -117,7 +119,7 @@ def test_the_command_says_in_a_line_what_to_install(arguments: list[str], extra:
     assert len(line) == 1 and line[0].startswith("r3mem: r3mem ") and line[0].endswith(f"pip install 'r3mem[{extra}]'")
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["report", "--help"], ["export", "--help"]])
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["report", "--help"], ["export", "--help"], ["serve", "--help"]])
 def test_help_needs_no_extra(arguments: list[str]) -> None:
     done = in_a_process("from lightning_modules.command import main\nmain(sys.argv[1:])", *arguments)
     assert done.returncode == 0 and done.stderr == ""

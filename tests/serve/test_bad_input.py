@@ -223,8 +223,8 @@ def test_a_file_that_comes_too_slowly_is_given_up(start: Callable[..., Running])
 
 def test_a_client_that_leaves_while_it_is_answered_leaves_no_export(server: Running, temporary: Path) -> None:
     with server.client() as http:
-        for i in range(30):
-            http.post("/v1/memories", json={"text": f"{i} " + "a text of some length " * 200})
+        for i in range(8):
+            http.post("/v1/memories", json={"text": f"{i} a text of some length"})
         server.store.wait(120)
         raw(server, "GET /v1/export HTTP/1.1").close()
         until = time.monotonic() + 30
@@ -245,7 +245,8 @@ def test_a_damaged_memory_is_named_and_the_others_are_served(server: Running, tm
         digest = http.get(f"/v1/memories/{broken}").json()["digest"]
         with sqlite3.connect(tmp_path / "memory.db") as connection:
             connection.execute(
-                "UPDATE blobs SET data = zeroblob(length(data)) WHERE content = (SELECT n FROM contents WHERE digest = ?)",
+                "UPDATE r3mem_blobs SET data = zeroblob(length(data)) "
+                "WHERE content = (SELECT n FROM r3mem_contents WHERE digest = ?)",
                 (digest,),
             )
         got = http.get(f"/v1/memories/{broken}/text")
