@@ -55,8 +55,8 @@ FORM = {
 async def add_file(request: Request, user: User, served: Of) -> Response:
     """Keep a text file, character for character, as entries of bounded size; all of them or none.
 
-    What arrives goes to a file without a name. The store is asked when all of it is there: a client that is slow holds up
-    nobody, and one that breaks off leaves nothing.
+    What arrives goes to a file without a name. The store is asked when all of it is there: a client that is slow
+    holds up nobody, and one that breaks off leaves nothing.
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise HTTPException(415, "send the file as a form: curl -F file=@notes.txt")

@@ -90,13 +90,13 @@ def test_no_request_says_whose_it_is_but_by_its_key(server: Running) -> None:
 def test_who_has_no_key_is_told_so_and_sees_nothing(server: Running, header: str | None) -> None:
     given = {} if header is None else {"Authorization": header.encode("latin-1")}
     with server.client(None) as http:
-        for method, path in [("GET", "/v1/memories"), ("POST", "/v1/memories"), ("POST", "/v1/files"), ("POST", "/mcp"),
-                             ("GET", "/metrics"), ("GET", "/v1/none"), ("DELETE", "/v1/memories?all=true")]:  # fmt: skip
+        for asked in ("GET /v1/memories", "POST /v1/memories", "POST /v1/files", "POST /mcp", "GET /metrics",
+                      "GET /v1/none", "DELETE /v1/memories?all=true"):  # fmt: skip
+            method, path = asked.split()
             got = http.request(method, path, headers=given)
             assert got.status_code == 401 and got.headers["www-authenticate"] == "Bearer"
-            assert got.json() == {
-                "error": "unknown_key", "message": "this key is not known here: send the header Authorization: Bearer KEY"
-            }  # fmt: skip
+            message = "this key is not known here: send the header Authorization: Bearer KEY"
+            assert got.json() == {"error": "unknown_key", "message": message}
 
 
 def test_a_key_that_is_taken_out_of_the_file_holds_no_longer(start: Callable[..., Running], tmp_path: Path) -> None:
@@ -123,8 +123,9 @@ def test_without_keys_pages_of_other_sites_are_refused(start: Callable[..., Runn
         port = server.url.rpartition(":")[2]
         for good in [{"Host": f"localhost:{port}"}, {"Origin": f"http://localhost:{port}"}, {"Host": "[::1]"}]:
             assert http.get("/v1/memories", headers=good).json()["total"] == 1
-        for bad in [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}, {"Host": "localhost.evil.example"},
-                    {"Host": "127.0.0.1.evil.example:80"}, {"Host": "[::"}, {"Origin": "http://localhost@evil.example"}]:  # fmt: skip
+        origins = ("https://evil.example", "null", "http://localhost@evil.example")
+        hosts = ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "[::")
+        for bad in [*({"Origin": origin} for origin in origins), *({"Host": host} for host in hosts)]:
             for path in ("/v1/memories", "/mcp", "/health"):
                 assert http.post(path, json={"text": "theirs"}, headers=bad).status_code == 403, bad
         assert http.get("/v1/memories").json()["total"] == 1

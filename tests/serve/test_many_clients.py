@@ -1,4 +1,4 @@
-"""Many at once: the same as one after the other, no one waits for the model who does not need it, too many are refused."""
+"""Many at once: the same as one after the other; who needs no model does not wait for it; too many are refused."""
 
 from __future__ import annotations
 

@@ -149,7 +149,8 @@ def test_the_interface_is_described(server: Running) -> None:
         told = http.get("/openapi.json").json()
     paths = {f"{method.upper()} {path}" for path, methods in told["paths"].items() for method in methods}
     assert paths == {
-        "POST /v1/memories", "GET /v1/memories", "DELETE /v1/memories", "GET /v1/memories/{id}", "PUT /v1/memories/{id}",
+        "POST /v1/memories", "GET /v1/memories", "DELETE /v1/memories", "GET /v1/memories/{id}",
+        "PUT /v1/memories/{id}",
         "DELETE /v1/memories/{id}", "GET /v1/memories/{id}/text", "GET /v1/memories/{id}/history", "POST /v1/search",
         "POST /v1/files", "POST /v1/consolidate", "GET /v1/stats", "GET /v1/export", "GET /health", "GET /ready",
         "GET /metrics",
