@@ -29,9 +29,11 @@ RUNS = {
 OTHERS = {
     "export": ("write a checkpoint as a model that R3Mem.from_pretrained loads", "lightning_modules.export_command"),
     "report": ("tables and plots of a comparison", "lightning_modules.report.command"),
+    "serve": ("the memory store over HTTP and MCP", "r3mem.serve.command"),
 }
-TRAINING = {**RUNS, **{name: what for name, (what, _) in OTHERS.items()}}
-COMMANDS = {**TRAINING, **shell.COMMANDS}
+MEMORY = {**shell.COMMANDS, "serve": OTHERS["serve"][0]}
+TRAINING = {**RUNS, **{name: what for name, (what, _) in OTHERS.items() if name != "serve"}}
+COMMANDS = {**TRAINING, **MEMORY}
 # Of `r3mem export CKPT`, by which it is told from `r3mem export FILE`.
 EXPORT_OPTIONS = ("--out", "--config")
 # What LightningCLI takes in front of a subcommand.
@@ -39,7 +41,7 @@ IN_FRONT = ("-c", "--config", "--print_config")
 HELP = f"""usage: r3mem COMMAND ...
 
 memory:
-{chr(10).join(f"  {name:13}{what}" for name, what in shell.COMMANDS.items())}
+{chr(10).join(f"  {name:13}{what}" for name, what in MEMORY.items())}
 
 training:
 {chr(10).join(f"  {name:13}{what}" for name, what in TRAINING.items())}

@@ -37,7 +37,7 @@ _PLACES = {
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
 # Packages that a user reaches by an attribute: `r3mem.compressors.VirtualTokens`.
-_MODULES = (*_PLACES, "compressors", "hierarchy", "metrics", "recall", "reversible", "search", "store")
+_MODULES = (*_PLACES, "compressors", "hierarchy", "metrics", "recall", "reversible", "search", "serve", "store")
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,7 @@ EXTRAS = {
     "entities": ("spacy",),
     "quantised": ("bitsandbytes",),
     "report": ("matplotlib", "rich"),
+    "serve": ("fastapi", "uvicorn", "python_multipart", "mcp", "prometheus_client"),
     "shell": ("platformdirs", "pypdf", "rich"),
     "store": ("sqlalchemy", "psycopg"),
     "training": ("jsonargparse", "rich", "tensorboard"),

@@ -82,6 +82,7 @@ MISSING = {
     "quantised": "import torch; from r3mem.backbone.four_bit import four_bit_options; four_bit_options(torch.float32)",
     "report": "from lightning_modules.report.plots import _panels; _panels(None, ['a'], None).__enter__()",
     "shell": "from r3mem.errors.extras import check_installed; check_installed('shell', 'r3mem list')",
+    "serve": "from r3mem.serve import make_app",
     "store": "from r3mem.store import MemoryStore",
     "training": "from r3mem.errors.extras import check_installed; check_installed('training', 'r3mem fit')",
 }
@@ -118,6 +119,7 @@ def test_policies_that_need_the_database_say_so() -> None:
         (["export", "some.ckpt", "--out", "there"], "training"),
         (["report", "there"], "report"),
         (["list", "--user", "ann"], "shell"),
+        (["serve", "--store", "there", "--user", "ann"], "serve"),
     ],
 )
 def test_the_command_says_in_a_line_what_to_install(arguments: list[str], extra: str) -> None:
@@ -128,7 +130,8 @@ def test_the_command_says_in_a_line_what_to_install(arguments: list[str], extra:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--version"], ["--help"], ["report", "--help"], ["export", "--help"], ["list", "--help"]]
+    "arguments",
+    [["--version"], ["--help"], ["report", "--help"], ["export", "--help"], ["list", "--help"], ["serve", "--help"]],
 )
 def test_help_needs_no_extra(arguments: list[str]) -> None:
     done = in_a_process("from lightning_modules.command import main\nmain(sys.argv[1:])", *arguments)
