@@ -119,7 +119,9 @@ def test_the_command_says_in_a_line_what_to_install(arguments: list[str], extra:
     assert len(line) == 1 and line[0].startswith("r3mem: r3mem ") and line[0].endswith(f"pip install 'r3mem[{extra}]'")
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["report", "--help"], ["export", "--help"], ["serve", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], ["report", "--help"], ["export", "--help"], ["serve", "--help"]]
+)
 def test_help_needs_no_extra(arguments: list[str]) -> None:
     done = in_a_process("from lightning_modules.command import main\nmain(sys.argv[1:])", *arguments)
     assert done.returncode == 0 and done.stderr == ""
