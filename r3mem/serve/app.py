@@ -23,8 +23,8 @@ from r3mem.store import AsyncMemoryStore, MemoryStore
 
 #: Names under which a browser on this machine reaches it.
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-DESCRIPTION = """Memories that stay, are found, corrected and forgotten, and come back word for word. Every request brings
-a key (`Authorization: Bearer KEY`), and sees what belongs to the user of that key, nothing else."""
+DESCRIPTION = """Memories that stay, are found, corrected and forgotten, and come back word for word. Every request
+brings a key (`Authorization: Bearer KEY`), and sees what belongs to the user of that key, nothing else."""
 
 
 def make_app(

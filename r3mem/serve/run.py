@@ -46,6 +46,7 @@ def serve_http(
     app = make_app(store, keys, limits, hosts=(*LOOPBACK, host))
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=LEAVING_SECONDS,
+        timeout_keep_alive=75,
         # Only a proxy on this machine is believed about whom it asks for.
         forwarded_allow_ips="127.0.0.1",
     )  # fmt: skip

@@ -69,7 +69,7 @@ def running(
     app = make_app(
         lambda: MemoryStore.open(url, model=model, **options), keys or KeyRing(lines(USERS), "the test"), limits
     )
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False, timeout_keep_alive=75))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until = time.monotonic() + 60

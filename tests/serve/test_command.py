@@ -71,4 +71,4 @@ def test_the_examples_of_the_page(tmp_path: Path, backbone_folder: Path) -> None
         assert run("--store", "m.db", "--user", "ann", "--port", url[0].rpartition(":")[2]).returncode == 2
     finally:
         server.send_signal(signal.SIGTERM)
-        assert server.wait(60) in (0, -signal.SIGTERM)
+        assert server.wait(120) in (0, -signal.SIGTERM)

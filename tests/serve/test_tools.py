@@ -20,8 +20,8 @@ from tests.serve.running import Running
 TEXT = "The dog of Ann is called Rex.\n\n漢字"
 
 
-async def _said(session: ClientSession, tool: str, **given: Any) -> Any:
-    got = await session.call_tool(tool, given)
+async def _said(client: ClientSession, tool: str, /, **given: Any) -> Any:
+    got = await client.call_tool(tool, given)
     return got.structured_content if not got.is_error else got.content[0].text  # type: ignore[union-attr]
 
 
