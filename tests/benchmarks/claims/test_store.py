@@ -1,4 +1,4 @@
-"""The benchmark of the store keeps, finds, recalls and deletes with every way it measures, and writes what it promises."""
+"""The benchmark of the store measures every way of keeping, and writes what it promises."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from tests.benchmarks.scripts import run  # noqa: E402
+from tests.benchmarks.scripts import run
 
 RATES = {f"{name}_per_second" for name in ("fills", "adds", "gets", "recalls", "searches", "deletes")}
 
