@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from r3mem.errors import StoreError
-from r3mem.store.database import in_groups
+from r3mem.store.database import in_groups, one_or_all
 from r3mem.store.given import Given
 from r3mem.store.parts import Parts
 from r3mem.store.rows import turns_told
@@ -94,7 +94,7 @@ def put_contents(
             for digest, given in waiting.items()
         ]  # fmt: skip
         added = connection.execute(
-            parts.database.insert_or_nothing(contents).returning(contents.c.digest, contents.c.n), rows
+            parts.database.insert_or_nothing(contents).returning(contents.c.digest, contents.c.n), one_or_all(rows)
         ).all()
         if added:
             parts.database.words.add(connection, owner, {row.n: " ".join(words[row.digest]) for row in added})
@@ -186,8 +186,8 @@ def put_entries(
                 "why": why,
             }
         )
-    connection.execute(insert(entries), made)
-    connection.execute(insert(versions), first)
+    connection.execute(insert(entries), one_or_all(made))
+    connection.execute(insert(versions), one_or_all(first))
     return [row["id"] for row in made]
 
 

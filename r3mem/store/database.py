@@ -69,7 +69,7 @@ class Database(ABC):
             table: The table.
             rows: One or more.
         """
-        connection.execute(self.insert_or_nothing(table), rows)
+        connection.execute(self.insert_or_nothing(table), one_or_all(rows))
 
     @abstractmethod
     def insert_or_nothing(self, table: Table) -> Any:
@@ -140,6 +140,15 @@ def say(connection: Connection, name: str, value: str | None) -> None:
     connection.execute(delete(meta).where(meta.c.name == name))
     if value is not None:
         connection.execute(insert(meta).values(name=name, value=value))
+
+
+def one_or_all(rows: Sequence[dict[str, Any]]) -> Any:
+    """Rows as they are given to a statement: a single one by itself, which SQLAlchemy writes in half the time.
+
+    Args:
+        rows: One or more.
+    """
+    return rows[0] if len(rows) == 1 else rows
 
 
 def in_groups(values: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]]:

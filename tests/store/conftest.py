@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from r3mem.compressors import SelectedKeyValues
 from r3mem.hierarchy import Flat
 from r3mem.store import MemoryStore
 
-SEGMENT, RATIO = 16, 4
+SEGMENT, RATIO = 64, 4
 
 
 def tiny_store_model(backbone: Backbone) -> R3Mem:
@@ -47,9 +47,9 @@ def server() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def postgresql(server: str) -> Iterator[str]:
-    """URL of an empty database."""
+@contextmanager
+def new_database(server: str) -> Iterator[str]:
+    """URL of an empty database of a server."""
     name = f"t{uuid.uuid4().hex}"
     engine = create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -60,6 +60,13 @@ def postgresql(server: str) -> Iterator[str]:
     engine.dispose()
 
 
+@pytest.fixture
+def postgresql(server: str) -> Iterator[str]:
+    """URL of an empty database."""
+    with new_database(server) as url:
+        yield url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of an empty store, of each kind."""
@@ -67,6 +74,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'memory.db'}"
     found: str = request.getfixturevalue("postgresql")
     return found
+
+
+@pytest.fixture
+def other_url(url: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a second empty store of the same kind."""
+    if url.startswith("sqlite"):
+        yield f"sqlite:///{tmp_path / 'other.db'}"
+        return
+    with new_database(request.getfixturevalue("server")) as found:
+        yield found
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def kill_again_and_again(url: str, model: R3Mem, folder: Path, kills: int, optio
             assert not store.stats().unerased
             expected.check(store)
             if number % 5 == 4 or number == kills - 1:
-                store.wait(120)
+                store.wait(600)
                 expected.check(store)
                 assert store.check(recall=True) == []
     assert expected.texts and expected.gone

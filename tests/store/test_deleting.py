@@ -57,7 +57,7 @@ def test_no_byte_is_left_in_sqlite(when: str, tmp_path: Path, opened: Callable[.
         store.delete_all(user="nobody")
         for id in ids[2:]:
             store.delete(id, user="ann")
-        store.wait(120)
+        store.wait(600)
     if when == "versions":
         store.update(ids[0], NEWER, user="ann")
         store.wait(60)
@@ -106,7 +106,7 @@ def test_no_byte_is_left_in_postgresql(postgresql: str, server: str, opened: Cal
     store = opened(postgresql)
     fill(store, 0)
     ids = [secret(store, i) for i in range(5)]
-    store.wait(120)
+    store.wait(600)
     store.update(ids[0], NEWER, user="ann")
     with engine.connect() as connection:
         connection.exec_driver_sql("ANALYZE")

@@ -162,7 +162,7 @@ def test_a_file_in_pieces_of_bounded_size(store: MemoryStore, tmp_path: Path) ->
     assert len(entries) > 10 and {e.kind for e in entries} == {"file"} and {e.source for e in entries} == {str(path)}
     assert [e.start for e in entries[1:]] == [e.end for e in entries[:-1]]
     assert all(e.end - e.start <= 200 for e in entries)
-    store.wait(120)
+    store.wait(600)
     assert "".join(store.recall(e.id, user="ann") for e in entries) == text
     assert [e.id for e in store.list(user="ann")] == [e.id for e in entries]
 

@@ -1,4 +1,4 @@
-"""The benchmark of the store keeps, finds, recalls and deletes by every way that it measures, and writes its file."""
+"""The benchmark of the store measures every way of keeping, and writes what it promises."""
 
 from __future__ import annotations
 
