@@ -26,7 +26,10 @@ def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
 def kill_again_and_again(url: str, model: R3Mem, folder: Path, kills: int, options: dict[str, Any], seed: int) -> None:
     draw, expected = random.Random(seed), Expected()
     MemoryStore.open(url, model=model, **options).close()
-    for number in range(kills):
+    number = -1
+    # On a busy machine few get as far as to a deletion; then there are more of them.
+    while number + 1 < kills or (not expected.gone and number < 10 * kills):
+        number += 1
         diary = folder / f"diary{number}"
         process = begin(restless, url, model, diary, 1000 * seed + number, options)
         wait_for(diary, process)
@@ -38,7 +41,7 @@ def kill_again_and_again(url: str, model: R3Mem, folder: Path, kills: int, optio
         with MemoryStore.open(url, model=model, compress="later") as store:
             assert not store.stats().unerased
             expected.check(store)
-            if number % 5 == 4 or number == kills - 1:
+            if number % 5 == 4 or number >= kills - 1:
                 store.wait(600)
                 expected.check(store)
                 assert store.check(recall=True) == []
