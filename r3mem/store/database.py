@@ -143,7 +143,7 @@ def say(connection: Connection, name: str, value: str | None) -> None:
 
 
 def one_or_all(rows: Sequence[dict[str, Any]]) -> Any:
-    """Rows as they are given to a statement: a single one by itself, which SQLAlchemy writes in half the time.
+    """Rows as they are given to a statement: a single one by itself, which costs SQLAlchemy less.
 
     Args:
         rows: One or more.
