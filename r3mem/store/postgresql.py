@@ -29,7 +29,7 @@ class Postgresql(Database):
         self.name = url.render_as_string(hide_password=True)
         self.words = Tsvector()
         self.engine = create_engine(
-            url, pool_size=8, max_overflow=32, pool_pre_ping=True,
+            url, pool_size=8, max_overflow=32, pool_pre_ping=True, hide_parameters=True,
             connect_args={"client_encoding": "utf8", "application_name": "r3mem"},
         )  # fmt: skip
         event.listen(self.engine, "begin", _begin)

@@ -187,7 +187,7 @@ class Reading(Opened):
         with self._parts_open().database.reading() as connection:
             entry = found_entry(connection, id, scope)
             parts = select(entries.c.id).where(entries.c.part_of == entry.id, entries.c.part_number == number)
-            found: str | None = connection.execute(parts).scalar()
+            found: str | None = connection.execute(parts).scalar() if 0 <= number < 2**31 else None
         if found is None:
             raise NotFound(f"entry {id} has no part {number}: only consolidated entries have parts, counted from 0")
         return found

@@ -51,7 +51,7 @@ class Sqlite(Database):
         self.engine = create_engine(
             URL.create("sqlite", database=str(self.path)),
             connect_args={"timeout": PATIENCE, "check_same_thread": False},
-            pool_size=8, max_overflow=64, pool_timeout=PATIENCE,
+            pool_size=8, max_overflow=64, pool_timeout=PATIENCE, hide_parameters=True,
         )  # fmt: skip
         event.listen(self.engine, "connect", _prepare)
         event.listen(self.engine, "begin", _begin)

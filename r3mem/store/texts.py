@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from r3mem.errors import InputError, RecallError
+from r3mem.errors.whole_numbers import whole_number
 from r3mem.store.entries import Entry
 from r3mem.store.opened import Opened
 from r3mem.store.parts import Parts
@@ -51,9 +52,10 @@ def text_of_entry(parts: Parts, id: str, scope: Scope, version: int | None = Non
     with parts.database.reading() as connection:
         entry = found_entry(connection, id, scope)
         number = entry.version if version is None else version
-        content = connection.execute(
-            select(versions.c.content).where(versions.c.entry == id, versions.c.number == number)
-        ).scalar()
+        # A number beyond what a column holds would be the database's error.
+        there = 1 <= whole_number(number, "version") <= entry.version
+        asked = select(versions.c.content).where(versions.c.entry == id, versions.c.number == number)
+        content = connection.execute(asked).scalar() if there else None
         if content is None:
             raise InputError(f"entry {id} has no version {version!r:.20}: it has 1 to {entry.version}")
         found = held(parts, connection, content, named(id, version))

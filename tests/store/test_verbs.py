@@ -100,6 +100,11 @@ def test_an_update_is_a_version(store: MemoryStore) -> None:
     assert store.search("dog", user="ann") == [] and store.search("cat", user="ann")[0].entry.id == entry.id
     with pytest.raises(InputError, match="no version 3"):
         store.recall(entry.id, user="ann", version=3)
+    for far in (0, -1, 2**31, 10**30):
+        with pytest.raises(InputError, match="has no version"):
+            store.recall(entry.id, user="ann", version=far)
+    with pytest.raises(NotFound, match="has no part"):
+        store.recall(entry.id, user="ann", node=10**30)
 
 
 def test_equal_texts_are_two_entries_and_one_content(store: MemoryStore) -> None:
