@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from r3mem.plain_data.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from r3mem.backbone import Backbone
@@ -35,20 +36,6 @@ _PLACES = {
     "memory": ("Memory", "MemoryState", "Segments", "TreeMemory"),
     "model": ("R3Mem",),
 }
-_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
 # Packages that a user reaches by an attribute: `r3mem.compressors.VirtualTokens`.
 _MODULES = (*_PLACES, "compressors", "hierarchy", "metrics", "recall", "reversible", "search", "serve", "store")
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+__getattr__, __dir__ = lazy_names(__name__, _PLACES, _MODULES)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from r3mem.errors.extras import check_installed
+from r3mem.plain_data.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from r3mem.store.async_store import AsyncMemoryStore
@@ -39,19 +38,5 @@ _PLACES = {
     "scope": ("Scope",),
     "store": ("MemoryStore",),
 }
-_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
-_NEED_EXTRA = ("async_store", "policies", "store")
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _MODULE_OF[name] in _NEED_EXTRA:
-        check_installed("store", "the memory store")
-    found = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+_NEEDS = dict.fromkeys(("async_store", "policies", "store"), (("store", "the memory store"),))
+__getattr__, __dir__ = lazy_names(__name__, _PLACES, needs=_NEEDS)
