@@ -18,7 +18,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
 from r3mem.errors import InputError
-from r3mem.plain_data.tensor_file import replacing
+from r3mem.plain_data.whole_file import replacing
 
 #: What training goes on from; a checkpoint saved with ``save_weights_only`` has less.
 TRAINING_STATE = ("state_dict", "global_step", "loops", "optimizer_states", "lr_schedulers")

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from r3mem.plain_data.tensor_file import replacing
+from r3mem.plain_data.whole_file import replacing
 
 # What a failed process said last.
 SAID = 12

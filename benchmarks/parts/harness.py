@@ -29,8 +29,8 @@ from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from datamodules.sources import ReadingOptions, open_source  # noqa: E402
 from r3mem import Backbone, InputError, R3MemError  # noqa: E402
-from r3mem.plain_data.tensor_file import replacing  # noqa: E402
 from r3mem.plain_data.text_ids import text_ids  # noqa: E402
+from r3mem.plain_data.whole_file import replacing  # noqa: E402
 
 transformers_logging.disable_progress_bar()
 # Tables are wider than the 80 columns that a pipe is taken for.

@@ -21,7 +21,7 @@ from r3mem.memory.tree_memory import TreeMemory
 from r3mem.model import saving
 from r3mem.model.run_contract import PredictedDocuments
 from r3mem.plain_data.seal import read_sealed, sealed
-from r3mem.plain_data.tensor_file import replacing, writing
+from r3mem.plain_data.whole_file import replacing, writing
 
 MODEL = "model.json"
 #: Of the model that made a memory; a list of each level's for a memory of a tree.

@@ -13,7 +13,7 @@ from lightning_modules.report.runs import read_runs
 from r3mem.errors import InputError, told_in_a_line
 from r3mem.errors.extras import check_installed
 from r3mem.errors.suggestions import Arguments
-from r3mem.plain_data.tensor_file import replacing
+from r3mem.plain_data.whole_file import replacing
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,7 +13,7 @@ from typing import Any
 
 from r3mem.errors import InputError
 from r3mem.plain_data.seal import RESTORE, SEAL, is_whole, sealed
-from r3mem.plain_data.tensor_file import replacing
+from r3mem.plain_data.whole_file import replacing
 
 INDEX = "index.jsonl"
 BEFORE = "before"

@@ -22,7 +22,8 @@ from r3mem.model.weight_names import WEIGHT_NAMES
 from r3mem.plain_data.components import build, describe, description_digest, identity
 from r3mem.plain_data.scratch_folder import scratch_beside
 from r3mem.plain_data.seal import RESTORE, check_sealed, read_sealed, sealed, tensors_digest
-from r3mem.plain_data.tensor_file import DAMAGE, read_whole, write_tensors, writing
+from r3mem.plain_data.tensor_file import DAMAGE, read_whole, write_tensors
+from r3mem.plain_data.whole_file import writing
 from r3mem.reversible import Decoder
 
 Model = TypeVar("Model", bound=SegmentModel)

@@ -1,18 +1,16 @@
-"""Files that are whole or as they were before; tensors to such a file, and back."""
+"""Tensors to a file that is whole or as it was before, and back."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
 from r3mem.errors import InputError
-from r3mem.plain_data.scratch_folder import scratch_beside
 from r3mem.plain_data.seal import RESTORE, SEAL, tensors_digest
+from r3mem.plain_data.whole_file import replacing
 
 #: What safetensors and torch raise for a file that is damaged, beside their own error.
 DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError)
@@ -26,40 +24,6 @@ def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) 
     from safetensors.torch import save_file as save
 
     save(tensors, path, metadata)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Inside, what the disk refuses is told with what to do about it.
-
-    Args:
-        path: What is being written, named in the error.
-
-    Raises:
-        InputError: The disk is full, or nothing may be written there.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for what the disk refuses.
-        raise InputError(f"{path} cannot be written ({error}): free some space, or write to another folder") from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a place to write at; in the end that file appears whole at the path, or what was there stays.
-
-    Args:
-        path: Where; folders are made.
-
-    Raises:
-        InputError: If the disk refuses.
-    """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_beside(path) as scratch:
-            written = scratch / "written"
-            yield written
-            written.replace(path)
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str]) -> None:

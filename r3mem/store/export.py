@@ -10,13 +10,15 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
-from r3mem.errors import RecallError, StoreError
+from r3mem.errors import InputError, RecallError, StoreError
+from r3mem.plain_data.whole_file import replacing
 from r3mem.store.entries import Entry
 from r3mem.store.parts import Parts
 from r3mem.store.recalling import blob_bytes, held, text_bytes
@@ -24,7 +26,6 @@ from r3mem.store.rows import turns_of
 from r3mem.store.schema import contents, entries, versions
 from r3mem.store.shelf import Shelf
 from r3mem.store.texts import named
-from r3mem.store.whole_file import replacing
 
 FORMAT = 1
 ABOUT, LINES, MEMORIES = "about.json", "entries.jsonl", "memories"
@@ -42,16 +43,23 @@ def export_entries(shelf: Shelf, parts: Parts, path: Path) -> int:
         RecallError: An entry is damaged; nothing is written.
         InputError: Nothing may be written there.
     """
-    count, written = 0, set[str]()
-    with replacing(path) as scratch, zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as out:
-        told = {"what": "memories of r3mem", "format": FORMAT, "user": shelf.scope.user}
-        out.writestr(ABOUT, json.dumps(told))
-        lines = list[str]()
-        for entry in shelf.entries():
-            lines.append(json.dumps(_line(parts, entry, out, written)))
-            count += 1
-        out.writestr(LINES, "".join(line + "\n" for line in lines))
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent}: no such folder; make it, or give another place")
+    with replacing(path) as scratch:
+        with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as out:
+            count = _write(shelf, parts, out)
+        with scratch.open("rb+") as file:
+            os.fsync(file.fileno())
     return count
+
+
+def _write(shelf: Shelf, parts: Parts, out: zipfile.ZipFile) -> int:
+    told = {"what": "memories of r3mem", "format": FORMAT, "user": shelf.scope.user}
+    out.writestr(ABOUT, json.dumps(told))
+    written = set[str]()
+    lines = [json.dumps(_line(parts, entry, out, written)) for entry in shelf.entries()]
+    out.writestr(LINES, "".join(line + "\n" for line in lines))
+    return len(lines)
 
 
 def _line(parts: Parts, entry: Entry, out: zipfile.ZipFile, written: set[str]) -> dict[str, Any]:

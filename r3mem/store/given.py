@@ -173,13 +173,11 @@ def given_metadata(given: Mapping[str, Any] | None) -> str:
         raise InputError(f"metadata has the key {odd!r:.40}: keys are strings")
     try:
         told = json.dumps(dict(given), allow_nan=False)
-        utf8(json.dumps(dict(given), ensure_ascii=False), "metadata")
-    except InputError:
-        raise
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"metadata cannot be kept as JSON ({error}): give numbers, strings, lists, dicts") from error
     if len(told) > METADATA_BYTES:
         raise InputError(f"metadata has {len(told):,} bytes: keep at most {METADATA_BYTES:,}, the rest is text to add")
+    utf8(json.dumps(dict(given), ensure_ascii=False), "metadata")
     return told
 
 

@@ -17,7 +17,7 @@ from lightning_modules.whole_checkpoints import WholeCheckpoints
 from r3mem import Backbone, InputError, Memory
 from r3mem.plain_data import scratch_folder
 from r3mem.plain_data.scratch_folder import ABANDONED_SECONDS, scratch_beside
-from r3mem.plain_data.tensor_file import replacing
+from r3mem.plain_data.whole_file import replacing
 from tests.tiny_models import same_memory, tiny_r3mem
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
