@@ -151,9 +151,9 @@ class StackCodec(Codec, nn.Module):
     def read(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> tuple[Segments, Tensor]:
         """Nearest tokens; a low margin where two rows are about as near. See :meth:`Codec.read`."""
         read, codes_MC, distance_M = self._nearest(memory_BKD, lengths_B, n_tokens)
-        thin_BN = torch.zeros_like(read.ids_BN, dtype=torch.bool)
-        thin_BN[token_mask(lengths_B, n_tokens)] = self.readout.ambiguous(codes_MC, distance_M)
-        return read, thin_BN
+        low_margin_BN = torch.zeros_like(read.ids_BN, dtype=torch.bool)
+        low_margin_BN[token_mask(lengths_B, n_tokens)] = self.readout.ambiguous(codes_MC, distance_M)
+        return read, low_margin_BN
 
     def _nearest(self, memory_BKD: Tensor, lengths_B: Tensor, n_tokens: int) -> tuple[Segments, Tensor, Tensor]:
         """Nearest tokens, with the codes ``MC`` of all of them and their distances ``M``: one search."""
@@ -166,9 +166,9 @@ class StackCodec(Codec, nn.Module):
         return Segments(ids_BN, lengths_B), codes_MC, distance_M
 
     def _compared(self, text: Segments, memory_BKD: Tensor) -> tuple[Tensor, Tensor]:
-        read, thin_BN = self.read(memory_BKD, text.lengths_B, text.ids_BN.shape[1])
+        read, low_margin_BN = self.read(memory_BKD, text.lengths_B, text.ids_BN.shape[1])
         wrong_BN = read.ids_BN != text.ids_BN
-        return wrong_BN, wrong_BN | thin_BN
+        return wrong_BN, wrong_BN | low_margin_BN
 
     @torch.no_grad()
     def _recalled(self, memory_BKD: Tensor, lengths_B: Tensor, corrected_BN: Tensor) -> Tensor:

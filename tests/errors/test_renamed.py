@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from r3mem import Backbone, ConfigError
+from r3mem import Backbone, ConfigError, R3Mem
 from r3mem.compressors import AccumulatingSummaries, ActivationBeacon, InterleavedTokens, MeanPool
 from r3mem.plain_data.components import build, describe, identity
 from r3mem.reversible import PositionBinding
@@ -53,8 +53,6 @@ def test_a_subclass_with_an_old_method_is_refused_where_it_is_defined() -> None:
 
 
 def test_old_attributes_of_a_model_say_the_new_ones(tiny_backbone: Callable[..., Backbone]) -> None:
-    from r3mem import R3Mem
-
     model = R3Mem(tiny_backbone())
     for old, new in (("exact", "codec"), ("spelling", "reconstruct")):
         with pytest.raises(AttributeError, match=f"{old!r} is called {new!r} now"):
