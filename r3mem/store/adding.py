@@ -9,7 +9,6 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from r3mem.errors import StoreError
 from r3mem.store.database import in_groups, one_or_all
 from r3mem.store.given import Given
 from r3mem.store.parts import Parts
@@ -17,8 +16,6 @@ from r3mem.store.rows import turns_told
 from r3mem.store.schema import contents, entries, jobs, versions
 from r3mem.store.scope import Scope
 from r3mem.store.words import words_of
-
-TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -47,13 +44,10 @@ def put_content(parts: Parts, connection: Connection, owner: str, given: Given, 
 
     Args:
         parts: Of the store.
-        connection: For writing.
+        connection: For writing what is this user's.
         owner: The user.
         given: The text.
         ratio: Text tokens per virtual token; None for the model's own.
-
-    Raises:
-        StoreError: Others delete the same text again and again.
     """
     return put_contents(parts, connection, owner, [given], ratio)[given.digest]
 
@@ -65,45 +59,32 @@ def put_contents(
 
     Args:
         parts: Of the store.
-        connection: For writing.
+        connection: For writing what is this user's.
         owner: The user.
         texts: The texts; equal ones are one content.
         ratio: As of :func:`put_content`.
-
-    Raises:
-        StoreError: Others delete one of these texts again and again.
     """
-    # In one order, so that two who add the same texts do not wait for each other.
-    waiting = dict(sorted((given.digest, given) for given in texts))
-    found = dict[str, int]()
-    for _ in range(TRIES):
-        for digests in in_groups(list(waiting)):
-            one = contents.c.digest == digests[0] if len(digests) == 1 else contents.c.digest.in_(digests)
-            same = select(contents.c.digest, contents.c.n).where(contents.c.owner == owner, one).with_for_update()
-            found |= {row.digest: row.n for row in connection.execute(same)}
-        waiting = {digest: given for digest, given in waiting.items() if digest not in found}
-        if not waiting:
-            return found
-        words = {digest: sorted(words_of(given.text)) for digest, given in waiting.items()}
-        rows = [
-            {
-                "owner": owner, "digest": digest, "bytes": len(given.raw), "raw": given.raw,
-                "words": " ".join(words[digest]), "n_words": len(words[digest]), "state": "pending", "ratio": ratio,
-                "tokens": 0, "positions": 0,
-            }
-            for digest, given in waiting.items()
-        ]  # fmt: skip
-        added = connection.execute(
-            parts.database.insert_or_nothing(contents).returning(contents.c.digest, contents.c.n), one_or_all(rows)
-        ).all()
-        if added:
-            parts.database.words.add(connection, owner, {row.n: " ".join(words[row.digest]) for row in added})
-            queue(parts, connection, [row.n for row in added])
-        found |= {row.digest: row.n for row in added}
-        waiting = {digest: given for digest, given in waiting.items() if digest not in found}
-        if not waiting:
-            return found
-    raise StoreError("an equal text is being deleted meanwhile: add it again")
+    waiting, found = {given.digest: given for given in texts}, dict[str, int]()
+    for digests in in_groups(list(waiting)):
+        one = contents.c.digest == digests[0] if len(digests) == 1 else contents.c.digest.in_(digests)
+        same = select(contents.c.digest, contents.c.n).where(contents.c.owner == owner, one)
+        found |= {row.digest: row.n for row in connection.execute(same)}
+    waiting = {digest: given for digest, given in waiting.items() if digest not in found}
+    if not waiting:
+        return found
+    words = {digest: sorted(words_of(given.text)) for digest, given in waiting.items()}
+    rows = [
+        {
+            "owner": owner, "digest": digest, "bytes": len(given.raw), "raw": given.raw,
+            "words": " ".join(words[digest]), "n_words": len(words[digest]), "state": "pending", "ratio": ratio,
+            "tokens": 0, "positions": 0,
+        }
+        for digest, given in waiting.items()
+    ]  # fmt: skip
+    added = connection.execute(insert(contents).returning(contents.c.digest, contents.c.n), one_or_all(rows)).all()
+    parts.database.words.add(connection, owner, {row.n: " ".join(words[row.digest]) for row in added})
+    queue(parts, connection, [row.n for row in added])
+    return found | {row.digest: row.n for row in added}
 
 
 def queue(parts: Parts, connection: Connection, numbers: Sequence[int]) -> None:

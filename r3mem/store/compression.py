@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
@@ -47,6 +47,7 @@ class Job:
     """A text to compress."""
 
     content: int
+    owner: str
     text: str
     ratio: int | None
 
@@ -103,7 +104,7 @@ class Compressor:
 
     def _claim(self, only: Sequence[int] | None) -> list[Job]:
         now = self._parts.clock.now()
-        free = select(jobs.c.content, contents.c.raw, contents.c.ratio, contents.c.bytes)
+        free = select(jobs.c.content, contents.c.owner, contents.c.raw, contents.c.ratio, contents.c.bytes)
         free = free.join(contents, contents.c.n == jobs.c.content).where(jobs.c.until < now)
         if only is not None:
             free = free.where(jobs.c.content.in_(only))
@@ -118,7 +119,7 @@ class Compressor:
                 size += row.bytes
                 if taken and size > BATCH_BYTES:
                     break
-                taken.append(Job(row.content, bytes(row.raw).decode(), row.ratio))
+                taken.append(Job(row.content, row.owner, bytes(row.raw).decode(), row.ratio))
             until = self._parts.clock.now() + int(LEASE_SECONDS * SECOND)
             for job in taken:
                 connection.execute(
@@ -127,12 +128,15 @@ class Compressor:
         return taken
 
     def _give_back(self, taken: Sequence[Job]) -> None:
-        with self._parts.database.writing() as connection:
-            for job in taken:
-                connection.execute(self._mine(job).values(worker=None, until=0))
+        self._change(taken, worker=None, until=0)
 
-    def _mine(self, job: Job):  # type: ignore[no-untyped-def]
-        return update(jobs).where(jobs.c.content == job.content, jobs.c.worker == self.worker)
+    def _change(self, group: Sequence[Job], **values: Any) -> None:
+        """Change jobs that are still this worker's; one that somebody is deleting now is passed over."""
+        mine = jobs.c.content.in_([job.content for job in group]) & (jobs.c.worker == self.worker)
+        with self._parts.database.writing() as connection:
+            free = select(jobs.c.content).where(mine).with_for_update(skip_locked=True)
+            numbers = connection.execute(free).scalars().all()
+            connection.execute(update(jobs).where(jobs.c.content.in_(numbers)).values(**values))
 
     @contextmanager
     def _renewing(self, group: Sequence[Job]) -> Iterator[None]:
@@ -140,10 +144,8 @@ class Compressor:
 
         def renew() -> None:
             while not over.wait(RENEWAL_SECONDS):
-                with suppress(StoreError), self._parts.database.writing() as connection:
-                    until = self._parts.clock.now() + int(LEASE_SECONDS * SECOND)
-                    for job in group:
-                        connection.execute(self._mine(job).values(until=until))
+                with suppress(StoreError):
+                    self._change(group, until=self._parts.clock.now() + int(LEASE_SECONDS * SECOND))
 
         thread = threading.Thread(target=renew, name="r3mem-lease", daemon=True)
         thread.start()
@@ -158,7 +160,7 @@ class Compressor:
             self._failed(job, record)
             return
         place = self._write(record)
-        with self._parts.database.writing() as connection:
+        with self._parts.database.writing(job.owner) as connection:
             if not self._still_mine(connection, job):
                 # Deleted meanwhile, or another took it after our lease: what was made is left loose.
                 return
@@ -201,12 +203,13 @@ class Compressor:
         # What a text or a model is not fit for stays so; memory that ran out may be there the next time.
         lasting = isinstance(error, R3MemError)
         told = f"{type(error).__name__}: {error}"[:500]
-        with self._parts.database.writing() as connection:
+        with self._parts.database.writing(job.owner) as connection:
             row = connection.execute(select(jobs).where(jobs.c.content == job.content)).first()
             if row is None or row.worker != self.worker:
                 return
             if not lasting and row.attempts + 1 < ATTEMPTS:
-                connection.execute(self._mine(job).values(worker=None, until=0, attempts=row.attempts + 1))
+                again = update(jobs).where(jobs.c.content == job.content)
+                connection.execute(again.values(worker=None, until=0, attempts=row.attempts + 1))
                 return
             connection.execute(update(contents).where(contents.c.n == job.content).values(state="failed", error=told))
             connection.execute(delete(jobs).where(jobs.c.content == job.content))
@@ -223,7 +226,8 @@ def sweep(parts: Parts, older_than: float = 24 * 3600.0) -> int:
         return 0
     before = parts.clock.now() - int(older_than * SECOND)
     with parts.database.reading() as connection:
-        places = connection.execute(select(loose.c.place).where(loose.c.since <= before)).scalars().all()
+        due = select(loose.c.place).where(loose.c.since <= before).order_by(loose.c.place)
+        places = connection.execute(due).scalars().all()
     gone = [place for place in places if parts.blobs.remove(place)]
     for group in in_groups(gone):
         with parts.database.writing() as connection:

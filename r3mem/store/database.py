@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, delete, exc, insert, select
+from sqlalchemy import Connection, Engine, Table, exc, select
 
 from r3mem.errors import StoreError
 from r3mem.store.schema import meta
@@ -38,13 +38,19 @@ class Database(ABC):
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, owner: str | None = None) -> Iterator[Connection]:
         """All that is written inside is on the disk afterwards, or nothing of it.
+
+        Args:
+            owner: Whose entries or texts are changed: nobody else changes this user's until the end. Two that
+                changed the same rows in another order would wait for each other. None where no user's are.
 
         Raises:
             StoreError: It cannot be written.
         """
         with self.told(), self.engine.connect().execution_options(r3mem_write=True) as connection, connection.begin():
+            if owner is not None:
+                self.lock_owner(connection, owner)
             yield connection
 
     @contextmanager
@@ -69,11 +75,22 @@ class Database(ABC):
             table: The table.
             rows: One or more.
         """
-        connection.execute(self.insert_or_nothing(table), one_or_all(rows))
+        connection.execute(self.insert(table).on_conflict_do_nothing(), one_or_all(rows))
+
+    def say(self, connection: Connection, name: str, value: str) -> None:
+        """Write a value that the store knows of itself.
+
+        Args:
+            connection: For writing.
+            name: Of the value.
+            value: The value.
+        """
+        statement = self.insert(meta).values(name=name, value=value)
+        connection.execute(statement.on_conflict_do_update(index_elements=[meta.c.name], set_={"value": value}))
 
     @abstractmethod
-    def insert_or_nothing(self, table: Table) -> Any:
-        """An insert that does nothing where a row with the same key is there."""
+    def insert(self, table: Table) -> Any:
+        """An insert of this kind of database, which can say what happens where a row with the same key is there."""
 
     @abstractmethod
     def advice(self, error: exc.DBAPIError) -> str:
@@ -82,6 +99,10 @@ class Database(ABC):
     @abstractmethod
     def lock_schema(self, connection: Connection) -> None:
         """Let nobody else make or migrate tables until the transaction ends."""
+
+    @abstractmethod
+    def lock_owner(self, connection: Connection, owner: str) -> None:
+        """Let nobody else change what a user keeps until the transaction ends."""
 
     @abstractmethod
     def backup(self, version: int) -> str:
@@ -127,19 +148,6 @@ def said(connection: Connection, name: str) -> str | None:
     """
     found: str | None = connection.execute(select(meta.c.value).where(meta.c.name == name)).scalar()
     return found
-
-
-def say(connection: Connection, name: str, value: str | None) -> None:
-    """Write such a value; None removes it.
-
-    Args:
-        connection: For writing.
-        name: Of the value.
-        value: The value.
-    """
-    connection.execute(delete(meta).where(meta.c.name == name))
-    if value is not None:
-        connection.execute(insert(meta).values(name=name, value=value))
 
 
 def one_or_all(rows: Sequence[dict[str, Any]]) -> Any:

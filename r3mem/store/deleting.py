@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, delete, select, update
 
 from r3mem.errors import StoreError
 from r3mem.store.compression import sweep
-from r3mem.store.database import in_groups, said, say
+from r3mem.store.database import in_groups, said
 from r3mem.store.parts import Parts
-from r3mem.store.schema import blobs, contents, entries, jobs, loose, versions
+from r3mem.store.schema import blobs, contents, entries, jobs, loose, meta, versions
 from r3mem.store.unmerging import cut_loose, staying, wholes_of
 
 TRIES = 10
@@ -18,11 +19,12 @@ TRIES = 10
 UNERASED = "unerased"
 
 
-def delete_entries(parts: Parts, ids: Sequence[str]) -> int:
+def delete_entries(parts: Parts, owner: str, ids: Sequence[str]) -> int:
     """Delete entries, and erase their bytes.
 
     Args:
         parts: Of the store.
+        owner: Whose they are.
         ids: The entries; they were found in their user's scope. Of a coarser memory its parts go with it.
 
     Returns:
@@ -36,8 +38,8 @@ def delete_entries(parts: Parts, ids: Sequence[str]) -> int:
             wholes = wholes_of(connection, doomed)
         # Parts of a coarser memory that stay get a text of their own again, before the whole goes.
         for whole in wholes:
-            cut_loose(parts, whole, doomed)
-        with parts.database.writing() as connection:
+            cut_loose(parts, owner, whole, doomed)
+        with parts.database.writing(owner) as connection:
             doomed = _with_parts(connection, ids)
             if any(staying(connection, whole, doomed) for whole in wholes_of(connection, doomed)):
                 # Another process has merged them meanwhile, and their texts would stay in the whole.
@@ -69,7 +71,7 @@ def drop_entries(parts: Parts, connection: Connection, ids: Sequence[str], erasi
         connection.execute(update(entries).where(entries.c.part_of.in_(group)).values(part_of=None, part_number=None))
     drop_contents(parts, connection, touched)
     if count and erasing:
-        say(connection, UNERASED, "1")
+        parts.database.say(connection, UNERASED, uuid.uuid4().hex)
     return count
 
 
@@ -86,9 +88,9 @@ def drop_contents(parts: Parts, connection: Connection, touched: Iterable[int]) 
         wholes = set[int]()
         for group in in_groups(left):
             rows = connection.execute(
-                select(contents.c.n, contents.c.owner, contents.c.words, contents.c.within)
-                .where(contents.c.n.in_(group))
-                .with_for_update()
+                select(contents.c.n, contents.c.owner, contents.c.words, contents.c.within).where(
+                    contents.c.n.in_(group)
+                )
             ).all()
             used = set(connection.execute(select(versions.c.content).where(versions.c.content.in_(group))).scalars())
             used |= set(connection.execute(select(contents.c.within).where(contents.c.within.in_(group))).scalars())
@@ -129,10 +131,13 @@ def erase(parts: Parts) -> bool:
         parts: Of the store.
     """
     sweep(parts)
+    with parts.database.reading() as connection:
+        due = said(connection, UNERASED)
     done = parts.database.erase()
-    if done:
+    if done and due is not None:
         with parts.database.writing() as connection:
-            say(connection, UNERASED, None)
+            # What another has deleted meanwhile may have come too late for this: its sign stays.
+            connection.execute(delete(meta).where(meta.c.name == UNERASED, meta.c.value == due))
     return done
 
 

@@ -40,7 +40,7 @@ def import_entries(parts: Parts, scope: Scope, path: Path) -> int:
     """
     count, ids = 0, dict[str, str]()
     superseded = dict[str, str]()
-    with parts.database.writing() as connection:
+    with parts.database.writing(scope.user) as connection:
         for number, line in _lines(path):
             try:
                 if line["consolidated"]:

@@ -42,7 +42,7 @@ def merge(parts: Parts, scope: Scope, ids: Sequence[str], ratio: int) -> str:
     given = Given.of(BETWEEN.join(texts))
     about = About(time=microseconds(max(entry.time for entry in flat)), consolidated=True)
     owner = Scope(scope.user, _common([e.agent for e in flat]), _common([e.session for e in flat]))
-    with parts.database.writing() as connection:
+    with parts.database.writing(scope.user) as connection:
         now = found_entries(connection, [entry.id for entry in flat])
         if any(now.get(entry.id) is None or now[entry.id].digest != entry.digest for entry in flat):
             raise StoreError("entries were changed while they were merged: nothing was done, merge them again")

@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 from r3mem.errors import ConfigError, InputError, StoreError
 from r3mem.store.blobs import BlobPlace
 from r3mem.store.compression import Compressor, sweep
-from r3mem.store.database import Database, said, say
+from r3mem.store.database import Database, said
 from r3mem.store.deleting import erase_what_is_left
 from r3mem.store.migrations import migrate
 from r3mem.store.models import ModelOnNeed
@@ -181,7 +181,7 @@ def _blob_place(database: Database, url: str | None) -> BlobPlace | None:
     told = place.url if place else ""
     if kept is None:
         with database.writing() as connection:
-            say(connection, "blobs", told)
+            database.say(connection, "blobs", told)
     elif kept != told:
         where = kept or "the database itself"
         raise StoreError(f"{database.name} keeps its virtual tokens in {where}, not in {told}: open it without blobs")

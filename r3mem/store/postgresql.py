@@ -1,7 +1,8 @@
-"""PostgreSQL: many machines, many writers."""
+"""PostgreSQL: many machines, many writers; of one user's entries one at a time."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from sqlalchemy import Connection, Table, create_engine, event, exc, text
@@ -34,9 +35,9 @@ class Postgresql(Database):
         )  # fmt: skip
         event.listen(self.engine, "begin", _begin)
 
-    def insert_or_nothing(self, table: Table) -> Any:
+    def insert(self, table: Table) -> Any:
         """See :class:`Database`."""
-        return insert(table).on_conflict_do_nothing()
+        return insert(table)
 
     def advice(self, error: exc.DBAPIError) -> str:
         """See :class:`Database`."""
@@ -48,6 +49,11 @@ class Postgresql(Database):
     def lock_schema(self, connection: Connection) -> None:
         """See :class:`Database`."""
         connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": SCHEMA_LOCK})
+
+    def lock_owner(self, connection: Connection, owner: str) -> None:
+        """See :class:`Database`."""
+        sign = int.from_bytes(hashlib.sha256(owner.encode()).digest()[:8], "big", signed=True)
+        connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": sign})
 
     def backup(self, version: int) -> str:
         """See :class:`Database`. Copies of the tables, in a schema of their own."""

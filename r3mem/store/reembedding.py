@@ -42,7 +42,7 @@ def raw_again(parts: Parts, scope: Scope, old: ModelOnNeed | None) -> int:
         with parts.database.reading() as connection:
             found = held(parts, connection, row.n, name)
         raw = text_bytes(then, found, name)
-        with parts.database.writing() as connection:
+        with parts.database.writing(scope.user) as connection:
             values = {"state": "pending", "error": None, "model": None, "tokens": 0, "positions": 0}
             changed = connection.execute(
                 update(contents).where(contents.c.n == row.n, contents.c.model == row.model).values(raw=raw, **values)

@@ -56,9 +56,9 @@ class Sqlite(Database):
         event.listen(self.engine, "connect", _prepare)
         event.listen(self.engine, "begin", _begin)
 
-    def insert_or_nothing(self, table: Table) -> Any:
+    def insert(self, table: Table) -> Any:
         """See :class:`Database`."""
-        return insert(table).on_conflict_do_nothing()
+        return insert(table)
 
     def advice(self, error: exc.DBAPIError) -> str:
         """See :class:`Database`."""
@@ -74,6 +74,9 @@ class Sqlite(Database):
         return f"{self.name} refuses ({why})"
 
     def lock_schema(self, connection: Connection) -> None:
+        """See :class:`Database`. A transaction that writes has the database for itself."""
+
+    def lock_owner(self, connection: Connection, owner: str) -> None:
         """See :class:`Database`. A transaction that writes has the database for itself."""
 
     def backup(self, version: int) -> str:

@@ -88,7 +88,7 @@ class StoreShelf:
 
     def delete(self, ids: Sequence[str]) -> int:
         """See `Shelf`."""
-        return delete_entries(self._parts, ids)
+        return delete_entries(self._parts, self.scope.user, ids)
 
     def merge(self, ids: Sequence[str], ratio: int) -> str:
         """See `Shelf`."""

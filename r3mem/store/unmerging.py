@@ -32,11 +32,12 @@ def wholes_of(connection: Connection, ids: Sequence[str]) -> list[int]:
     return sorted(found)
 
 
-def cut_loose(parts: Parts, whole: int, doomed: Collection[str]) -> None:
+def cut_loose(parts: Parts, owner: str, whole: int, doomed: Collection[str]) -> None:
     """Give slices of a coarser content that stay a text of their own again; the coarser one goes with its entry.
 
     Args:
         parts: Of the store.
+        owner: Whose it is.
         whole: The coarser content.
         doomed: Entries that go.
     """
@@ -63,9 +64,9 @@ def cut_loose(parts: Parts, whole: int, doomed: Collection[str]) -> None:
             f"{lost}. Other entries are kept in the same memory, so that nothing was deleted: restore it, open the "
             "store with the model that made it, or delete the whole consolidated entry"
         )
-    with parts.database.writing() as connection:
+    with parts.database.writing(owner) as connection:
         for n in staying(connection, whole, doomed):
-            row = connection.execute(select(contents).where(contents.c.n == n).with_for_update()).one()
+            row = connection.execute(select(contents).where(contents.c.n == n)).one()
             raw = text[row.within_start : row.within_end]
             if hashlib.sha256(raw).hexdigest() != row.digest:
                 raise RecallError(f"{name}: a part of it is not the text that was kept: restore the store from a copy")

@@ -57,7 +57,7 @@ class Writing(Opened):
         scope, given = Scope.of(user, agent, session), Given.of(text)
         about = About(given_source(source), 0, given_time(time), given_metadata(metadata))
         parts = self._parts_open()
-        with parts.database.writing() as connection:
+        with parts.database.writing(user) as connection:
             id = put_entry(parts, connection, scope, given, about)
             entry = found_entry(connection, id, scope)
             self.policies.updating.added(parts, connection, scope, entry, given)
@@ -85,7 +85,7 @@ class Writing(Opened):
         told, when, more = given_source(source), given_time(time), given_metadata(metadata)
         parts = self._parts_open()
         made, at = list[str](), 0
-        with parts.database.writing() as connection:
+        with parts.database.writing(user) as connection:
             texts = cut(pieces, size)
             while some := list(itertools.islice(texts, TOGETHER)):
                 starts = itertools.accumulate(map(len, some), initial=at)
@@ -136,7 +136,7 @@ class Writing(Opened):
         """
         scope, given, when = Scope.of(user), Given.of(text), given_time(time)
         parts = self._parts_open()
-        with parts.database.writing() as connection:
+        with parts.database.writing(user) as connection:
             entry = found_entry(connection, id, scope)
             if entry.level == "consolidated":
                 raise InputError(f"entry {id} is part of a coarser memory: add the new text, and delete the entry")
@@ -168,7 +168,7 @@ class Writing(Opened):
         with parts.database.reading() as connection:
             for each in ids:
                 found_entry(connection, each, scope)
-        count = delete_entries(parts, list(dict.fromkeys(ids)))
+        count = delete_entries(parts, user, list(dict.fromkeys(ids)))
         if ids and not count:
             raise NotFound(f"entry {ids[0]!r:.60} is not there: list gives the ids of the user's entries")
         self._compress_added()
@@ -183,7 +183,7 @@ class Writing(Opened):
         scope, parts = Scope.of(user, agent, session), self._parts_open()
         with parts.database.reading() as connection:
             ids = list(connection.execute(select(entries.c.id).where(within(scope))).scalars())
-        count = delete_entries(parts, ids)
+        count = delete_entries(parts, user, ids)
         self._compress_added()
         return count
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from r3mem import R3Mem
 from r3mem.errors import NotFound
 from r3mem.store import MemoryStore, compression
@@ -29,6 +31,8 @@ def begin(work: Callable[..., None], *given: Any) -> Any:
 
 
 def _run(work: Callable[..., None], given: tuple[Any, ...]) -> None:
+    # Threads of OpenMP do not survive a fork: a child that asks for several waits for them for ever.
+    torch.set_num_threads(1)
     compression.LEASE_SECONDS, compression.RENEWAL_SECONDS = 1.0, 0.3
     code = 1
     try:

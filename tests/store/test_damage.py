@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from r3mem import FingerprintError, InputError, R3Mem, RecallError
 from r3mem.errors import StoreError
 from r3mem.store import MemoryStore, migrations
-from r3mem.store.database import Database, say
+from r3mem.store.database import Database
 
 
 def flip(store: MemoryStore, id: str, outside: Path | None = None) -> None:
@@ -77,11 +77,11 @@ def test_a_store_of_a_newer_schema_is_refused(url: str, opened: Callable[..., Me
     store = opened(url)
     store.add("kept", user="ann")
     with store._parts.database.writing() as connection:
-        say(connection, "schema", "99")
+        store._parts.database.say(connection, "schema", "99")
     with pytest.raises(StoreError, match="schema 99, this version knows schemas up to 1"):
         MemoryStore.open(url)
     with store._parts.database.writing() as connection:
-        say(connection, "schema", "1")
+        store._parts.database.say(connection, "schema", "1")
     assert opened(url).list(user="ann").total == 1
 
 

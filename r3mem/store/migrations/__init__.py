@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sqlalchemy import Connection, inspect
 
 from r3mem.errors import StoreError
-from r3mem.store.database import Database, said, say
+from r3mem.store.database import Database, said
 from r3mem.store.migrations import m0001_first
 from r3mem.store.schema import meta
 
@@ -39,9 +39,9 @@ def migrate(database: Database) -> None:
         # Another process may have done it meanwhile.
         for number in range(_version(connection), newest):
             STEPS[number](connection, database)
-        say(connection, "schema", str(newest))
+        database.say(connection, "schema", str(newest))
         if copied:
-            say(connection, "backup", copied)
+            database.say(connection, "backup", copied)
 
 
 def _found(database: Database) -> int:
