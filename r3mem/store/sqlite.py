@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 
 from r3mem.errors import InputError, StoreError
 from r3mem.store.database import Database
+from r3mem.store.schema import PREFIX
 from r3mem.store.word_index import Fts5
 
 #: Seconds that a call waits for another that writes.
@@ -35,7 +36,7 @@ class Sqlite(Database):
         path: The file; None for one that is removed when it is closed.
 
     Raises:
-        InputError: There is no such folder, or nothing may be written there.
+        InputError: There is no such folder, nothing may be written there, or it is another program's database.
         StoreError: No database, or a damaged one.
     """
 
@@ -48,6 +49,7 @@ class Sqlite(Database):
             raise InputError(f"{self.path} is a folder: give a file in it, such as {self.path / 'memory.db'}")
         if not self.path.parent.is_dir():
             raise InputError(f"{self.path.parent}: no such folder; make it, or give another path for the store")
+        _refuse_foreign(self.path)
         self.engine = create_engine(
             URL.create("sqlite", database=str(self.path)),
             connect_args={"timeout": PATIENCE, "check_same_thread": False},
@@ -69,7 +71,7 @@ class Sqlite(Database):
             return f"{self.name} cannot be written ({why}): free some space. Nothing of this call was kept"
         if "readonly" in why or "unable to open" in why:
             return f"{self.name} cannot be opened for writing ({why}): give the right to write to it and its folder"
-        if "malformed" in why or "not a database" in why:
+        if "malformed" in why or "not a database" in why or "no such table" in why or "no such column" in why:
             return f"{self.name} is damaged or no database ({why}): take an undamaged copy"
         return f"{self.name} refuses ({why})"
 
@@ -125,6 +127,28 @@ class Sqlite(Database):
         super().close()
         if self._folder:
             self._folder.cleanup()
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse the database of another program, before anything of it is changed: the first connection would.
+
+    An empty file is a new store: SQLite makes one before it writes, and a process may end there.
+
+    Raises:
+        InputError: It has tables, and none of a store.
+    """
+    if not path.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=PATIENCE)) as raw:
+            names = [row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")]
+    except sqlite3.Error:
+        # What is wrong with it is told when it is opened.
+        return
+    if names and not any(name.startswith(PREFIX) for name in names):
+        raise InputError(
+            f"{path} is a database of another program (table {names[0]!r:.60}): give the store a file of its own"
+        )
 
 
 def _prepare(raw: Any, _record: Any) -> None:
