@@ -60,12 +60,13 @@ async def add(given: bodies.Addition, user: User, served: Of) -> Response:
 async def list_(
     user: User, served: Of, agent: Name = None, session: Name = None,
     after: Annotated[str | None, Query(description="`next` of the page before.")] = None, limit: int = 100,
+    source: Annotated[str | None, Query(description="Only what is from there, as it was given.")] = None,
 ) -> Response:  # fmt: skip
     """Entries in the order in which they were added, page by page."""
     if limit > served.limits.page:
         raise InputError(f"limit {limit}: this server gives at most {served.limits.page:,} entries a page")
     page = await served.quick(
-        lambda: served.store.list(user=user, agent=agent, session=session, after=after, limit=limit)
+        lambda: served.store.list(user=user, agent=agent, session=session, after=after, limit=limit, source=source)
     )
     return JSONResponse({"entries": [entry.plain() for entry in page], "next": page.next, "total": page.total})
 
