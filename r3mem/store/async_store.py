@@ -67,6 +67,7 @@ class AsyncMemoryStore:
     memory = _awaited(MemoryStore.memory)
     history = _awaited(MemoryStore.history)
     stats = _awaited(MemoryStore.stats)
+    unerased = _awaited(MemoryStore.unerased)
     wait = _awaited(MemoryStore.wait)
     check = _awaited(MemoryStore.check)
     export = _awaited(MemoryStore.export)

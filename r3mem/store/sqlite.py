@@ -14,7 +14,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL
 
 from r3mem.errors import InputError, StoreError
-from r3mem.store.database import Database
+from r3mem.store.database import FULL, HELD, Database
 from r3mem.store.schema import PREFIX
 from r3mem.store.word_index import Fts5
 
@@ -91,22 +91,24 @@ class Sqlite(Database):
             raise StoreError(f"{target} cannot be written ({error}): the store was not migrated") from error
         return str(target)
 
-    def erase(self) -> bool:
+    def erase(self) -> str | None:
         """See :class:`Database`. Free pages and slack go with VACUUM, the log is cut to nothing."""
-        pooled = self.engine.raw_connection()
-        raw: Any = pooled.dbapi_connection
+        pooled: Any = None
         try:
+            pooled = self.engine.raw_connection()
+            raw: Any = pooled.dbapi_connection
             raw.execute("PRAGMA busy_timeout = 10000")
             # Segments of the index that are merged hold no word of what was deleted.
             raw.execute(Fts5.OPTIMIZE)
             raw.execute("VACUUM")
             busy = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        except sqlite3.OperationalError:
-            return False
+            return HELD if busy else None
+        except sqlite3.Error as error:
+            return _why_unerased(error)
         finally:
-            raw.execute(f"PRAGMA busy_timeout = {int(1000 * PATIENCE)}")
-            pooled.close()
-        return not busy
+            if pooled is not None:
+                pooled.dbapi_connection.execute(f"PRAGMA busy_timeout = {int(1000 * PATIENCE)}")
+                pooled.close()
 
     def damage(self) -> list[str]:
         """See :class:`Database`."""
@@ -149,6 +151,17 @@ def _refuse_foreign(path: Path) -> None:
         raise InputError(
             f"{path} is a database of another program (table {names[0]!r:.60}): give the store a file of its own"
         )
+
+
+def _why_unerased(error: sqlite3.Error) -> str:
+    why = str(error)
+    if "locked" in why or "busy" in why:
+        return HELD
+    if "full" in why or "disk I/O" in why:
+        return f"{FULL} ({why})"
+    if "malformed" in why:
+        return f"the file is damaged ({why}): run check, and reindex where it names the index, else take a copy"
+    return f"SQLite refuses ({why})"
 
 
 def _prepare(raw: Any, _record: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from r3mem import InputError, Memory, R3Mem
-from r3mem.errors import NotFound
+from r3mem.errors import NotFound, StoreError
 from r3mem.store import MemoryStore
 
 TEXTS = ["Sir Launcelot drew his sword.", "The dog of Ann is called Rex.\n\n", "naïve, 24 € and 漢字\0\r\n", " "]
@@ -231,3 +232,28 @@ def test_compression_in_the_background_and_at_once(
     store.close()
     with pytest.raises(Exception, match="was closed"):
         store.add("x", user="ann")
+
+
+def test_waiting_tells_how_much_is_pending(store: MemoryStore) -> None:
+    for i in range(20):
+        store.add(f"note {i}", user="ann")
+    told = list[int]()
+    assert store.wait(60, progress=told.append).pending == 0
+    assert told[0] == 20 and told[-1] == 0 and told == sorted(set(told), reverse=True) and len(told) > 2
+    for odd in ({"timeout": "x"}, {"timeout": -1}, {"timeout": float("nan")}, {"progress": 3}):
+        with pytest.raises(InputError, match=r"timeout|progress"):
+            store.wait(**odd)  # type: ignore[arg-type]
+
+
+def test_why_nothing_is_compressed_is_in_the_stats(url: str, tmp_path: Path) -> None:
+    with MemoryStore.open(url, model=str(tmp_path / "no-model")) as store:
+        assert store.stats().trouble is None
+        entry = store.add("kept all the same", user="ann")
+        with pytest.raises(StoreError, match="cannot be compressed"):
+            store.wait(60)
+        assert "no-model" in str(store.stats().trouble) and store.stats(user="ann").plain()["trouble"]
+        store.delete(entry.id, user="ann")
+        until = time.monotonic() + 30
+        while store.stats().trouble is not None:
+            assert time.monotonic() < until
+            time.sleep(0.05)

@@ -13,6 +13,7 @@ import pytest
 
 from r3mem.store import shell as commands
 from r3mem.store.shell import output, progress
+from tests.full_disk import full_disk
 from tests.store.shell.conftest import ROOT, Command
 
 TEXTS = {"dog.md": "The dog is called Rex.\n", "cat.md": "The cat is called Tom.\n"}
@@ -119,7 +120,11 @@ def test_forget_by_policy(r3: Command, ids: dict[str, str]) -> None:
     for arguments in ([], ["--all", "--keep", "1"], [ids["dog.md"], "--all"], ["--older-than", "nan"]):
         assert r3("forget", *arguments).code == 2
     assert r3("forget", "--older-than", "1").code == 1 and r3("forget", "--keep-bytes", "1000").code == 1
-    assert json.loads(r3("forget", "--keep", "1", "--json").out) == {"forgotten": 1, "unerased": False}
+    assert json.loads(r3("forget", "--keep", "1", "--json").out) == {
+        "forgotten": 1,
+        "unerased": False,
+        "unerased_why": None,
+    }
     assert r3("recall", ids["cat.md"]).out == TEXTS["cat.md"]
 
 
@@ -318,3 +323,15 @@ def test_progress_is_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_places_are_short_where_they_can_be(place: Path) -> None:
     assert output.place(str(place / "a" / "b.md"), 1, 5) == "a/b.md[1:5]"
     assert output.place("/elsewhere/b.md", 0, 5) == "/elsewhere/b.md[0:5]" and output.place(None, 0, 1) == "-"
+
+
+def test_forgetting_on_a_full_disk_tells_the_reason(r3: Command, place: Path) -> None:
+    (place / "long.txt").write_text("".join(f"{i} " + "long text " * 390 for i in range(250)))
+    (place / "dog.md").write_text("The dog is called Rex.")
+    assert r3("remember", "long.txt", "dog.md").code == 0
+    with full_disk(500_000):
+        done = r3("forget", "--source", "dog.md")
+        assert done.code == 3 and done.out == "forgot 1 memory\n"
+        assert "the disk is full" in done.err and "another process" not in done.err
+    told = r3("stats")
+    assert told.code == 0 and "forgotten" not in told.err
