@@ -70,6 +70,7 @@ class AsyncMemoryStore:
     unerased = _awaited(MemoryStore.unerased)
     wait = _awaited(MemoryStore.wait)
     check = _awaited(MemoryStore.check)
+    reindex = _awaited(MemoryStore.reindex)
     export = _awaited(MemoryStore.export)
     import_ = _awaited(MemoryStore.import_)
     reembed = _awaited(MemoryStore.reembed)

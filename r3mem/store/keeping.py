@@ -18,6 +18,7 @@ from r3mem.store.import_entries import import_entries
 from r3mem.store.models import ModelOnNeed
 from r3mem.store.opened import Opened
 from r3mem.store.reembedding import raw_again
+from r3mem.store.reindexing import reindex
 from r3mem.store.reports import Problem, Stats
 from r3mem.store.scope import Scope
 from r3mem.store.store_shelf import StoreShelf
@@ -92,11 +93,25 @@ class Keeping(Opened):
     def check(self, recall: bool = False) -> list[Problem]:
         """Read every memory, and say which are damaged or gone. Nothing is changed; what is whole is served as ever.
 
+        The full-text index is compared with the words that are kept beside texts.
+
         Args:
             recall: Whether texts are recalled too, by the model, and compared with their digests. Memories that
                 another model made are named then.
         """
         return problems(self._parts_open(), recall)
+
+    def reindex(self, recall: bool = False) -> int:
+        """Make the full-text index anew: searches find again what damage had hidden. Nobody writes meanwhile.
+
+        Args:
+            recall: Whether words are taken from recalled texts too, by the model. Without it they are taken from texts
+                that are kept raw, and of the others from the words that are kept beside them.
+
+        Returns:
+            Of how many texts.
+        """
+        return reindex(self._parts_open(), recall)
 
     def export(self, path: str | PathLike[str], *, user: str) -> int:
         """Write all of a user's entries, with their texts and virtual tokens, to one zip file.

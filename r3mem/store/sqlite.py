@@ -20,6 +20,8 @@ from r3mem.store.word_index import Fts5
 
 #: Seconds that a call waits for another that writes.
 PATIENCE = 60.0
+#: SQLite's code for damage in a virtual table; Python tells it from 3.11 on.
+CORRUPT_INDEX = 267
 PRAGMAS = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA synchronous = FULL",
@@ -71,6 +73,8 @@ class Sqlite(Database):
             return f"{self.name} cannot be written ({why}): free some space. Nothing of this call was kept"
         if "readonly" in why or "unable to open" in why:
             return f"{self.name} cannot be opened for writing ({why}): give the right to write to it and its folder"
+        if getattr(error.orig, "sqlite_errorcode", None) == CORRUPT_INDEX or "r3mem_words" in why or "fts5" in why:
+            return f"the full-text index of {self.name} is damaged ({why}): reindex(), or r3mem check --reindex"
         if "malformed" in why or "not a database" in why or "no such table" in why or "no such column" in why:
             return f"{self.name} is damaged or no database ({why}): take an undamaged copy"
         return f"{self.name} refuses ({why})"

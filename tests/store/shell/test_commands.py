@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from r3mem.store import shell as commands
 from r3mem.store.shell import output, progress
 from tests.full_disk import full_disk
-from tests.store.shell.conftest import ROOT, Command
+from tests.store.shell.conftest import ROOT, Answer, Command
 
 TEXTS = {"dog.md": "The dog is called Rex.\n", "cat.md": "The cat is called Tom.\n"}
 
@@ -228,6 +230,9 @@ def test_every_command_has_help_and_asks_whose(
 ) -> None:
     done = r3(command, "--help")
     assert done.code == 0 and "exit codes: 0 done" in done.out and "--store URL" in done.out and done.err == ""
+    if command == "check":
+        # It is about the whole store.
+        return
     monkeypatch.delenv("R3MEM_USER")
     needed = {"remember": ["dog.md"], "search": ["x"], "recall": ["x"], "history": ["x"], "forget": ["x"],
               "export": ["x"], "import": ["x"]}  # fmt: skip
@@ -335,3 +340,19 @@ def test_forgetting_on_a_full_disk_tells_the_reason(r3: Command, place: Path) ->
         assert "the disk is full" in done.err and "another process" not in done.err
     told = r3("stats")
     assert told.code == 0 and "forgotten" not in told.err
+
+
+def test_damage_is_named_and_the_index_mended(r3: Command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("R3MEM_USER")
+    (place / "dog.md").write_text("The dog is called Rex.")
+    assert r3("remember", "dog.md", "--user", "ann").code == 0
+    assert r3("check") == Answer(0, "no damage was found\n", "")
+    with closing(sqlite3.connect(place / "memory.db")) as raw, raw:
+        raw.execute("INSERT INTO r3mem_words(r3mem_words) VALUES ('delete-all')")
+    assert r3("search", "dog", "--user", "ann").code == 1
+    done = r3("check")
+    assert done.code == 3 and done.out.startswith("ann: entry ") and "r3mem check --reindex" in done.out
+    assert len(json.loads(r3("check", "--json").out)["problems"]) == 1
+    done = r3("check", "--reindex")
+    assert (done.code, done.out) == (0, "no damage was found\n") and "of 1 text" in done.err
+    assert r3("search", "dog", "--user", "ann").code == 0
