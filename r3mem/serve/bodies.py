@@ -113,6 +113,9 @@ class Deleted(BaseModel):
     """How many entries were erased."""
 
     deleted: int
+    unerased: str | None = Field(
+        None, description="Only where their bytes are still in the files: why. The next deletion erases them."
+    )
 
 
 class Health(BaseModel):

@@ -60,12 +60,13 @@ async def add(given: bodies.Addition, user: User, served: Of) -> Response:
 async def list_(
     user: User, served: Of, agent: Name = None, session: Name = None,
     after: Annotated[str | None, Query(description="`next` of the page before.")] = None, limit: int = 100,
+    source: Annotated[str | None, Query(description="Only what is from there, as it was given.")] = None,
 ) -> Response:  # fmt: skip
     """Entries in the order in which they were added, page by page."""
     if limit > served.limits.page:
         raise InputError(f"limit {limit}: this server gives at most {served.limits.page:,} entries a page")
     page = await served.quick(
-        lambda: served.store.list(user=user, agent=agent, session=session, after=after, limit=limit)
+        lambda: served.store.list(user=user, agent=agent, session=session, after=after, limit=limit, source=source)
     )
     return JSONResponse({"entries": [entry.plain() for entry in page], "next": page.next, "total": page.total})
 
@@ -104,7 +105,7 @@ async def update(id: str, given: bodies.Change, user: User, served: Of) -> Respo
 @verbs.delete("/memories/{id}", response_model=bodies.Deleted, tags=["write"])
 async def delete(id: str, user: User, served: Of) -> Response:
     """Erase an entry: every version, its text, virtual tokens and words."""
-    return JSONResponse({"deleted": await served.with_model(lambda: served.store.delete(id, user=user))})
+    return await _deleted(served, await served.with_model(lambda: served.store.delete(id, user=user)))
 
 
 @verbs.delete("/memories", response_model=bodies.Deleted, tags=["write"])
@@ -116,7 +117,12 @@ async def delete_all(
     if not all:
         raise InputError("this would erase every entry: add all=true if you mean it, or give the id of one")
     count = await served.with_model(lambda: served.store.delete_all(user=user, agent=agent, session=session))
-    return JSONResponse({"deleted": count})
+    return await _deleted(served, count)
+
+
+async def _deleted(served: Served, count: int) -> Response:
+    why = await served.quick(served.store.unerased)
+    return JSONResponse({"deleted": count, **({} if why is None else {"unerased": why})})
 
 
 @verbs.post("/search", response_model=bodies.Hits, tags=["read"])
@@ -140,7 +146,10 @@ async def consolidate(given: bodies.Part, user: User, served: Of) -> Response:
 @verbs.get("/stats", response_model=Stats, tags=["read"])
 async def stats(user: User, served: Of) -> Response:
     """How much is kept, waits and failed."""
-    return JSONResponse((await served.quick(lambda: served.store.stats(user=user))).plain())
+    told = (await served.quick(lambda: served.store.stats(user=user))).plain()
+    # Who runs this server reads more of it in the log.
+    told["trouble"] = told["trouble"] and "texts are kept, and are not compressed at present"
+    return JSONResponse(told)
 
 
 @about.get("/health", response_model=bodies.Health)

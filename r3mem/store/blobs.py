@@ -24,16 +24,18 @@ class BlobPlace:
 
     Args:
         url: ``file:///...``, ``memory://...``, ``s3://...`` or a path.
+        make: Whether a folder is made where there is none.
 
     Raises:
         InputError: There is no such kind of place, or nothing may be written there.
         ConfigError: The package for this kind of place is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, make: bool = True) -> None:
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
-            self._files.makedirs(self._root, exist_ok=True)
+            if make:
+                self._files.makedirs(self._root, exist_ok=True)
         except ImportError as error:
             raise ConfigError(f"blobs {url}: {error}") from error
         except REFUSED as error:
@@ -70,6 +72,20 @@ class BlobPlace:
             raise StoreError(
                 f"{self.url}/{place} cannot be written ({error}): free space, or give the right"
             ) from error
+
+    def has(self, place: str) -> bool:
+        """Whether a file is there.
+
+        Args:
+            place: Its name.
+
+        Raises:
+            InputError: Nobody can say.
+        """
+        try:
+            return bool(self._files.exists(self._path(place)))
+        except REFUSED as error:
+            raise InputError(f"blobs {self.url} cannot be reached ({error}): check that it is there") from error
 
     def read(self, place: str) -> bytes:
         """What is in a file.

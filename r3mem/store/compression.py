@@ -215,21 +215,23 @@ class Compressor:
             connection.execute(delete(jobs).where(jobs.c.content == job.content))
 
 
-def sweep(parts: Parts, older_than: float = 24 * 3600.0) -> int:
-    """Remove files outside the database that no memory has; how many.
+def sweep(parts: Parts, older_than: float = 24 * 3600.0) -> list[str]:
+    """Remove files outside the database that no memory has; names of those that cannot be removed.
 
     Args:
         parts: Of the store.
         older_than: Seconds since they were noted; younger ones may be on their way into a memory.
     """
     if parts.blobs is None:
-        return 0
+        return []
     before = parts.clock.now() - int(older_than * SECOND)
     with parts.database.reading() as connection:
         due = select(loose.c.place).where(loose.c.since <= before).order_by(loose.c.place)
         places = connection.execute(due).scalars().all()
-    gone = [place for place in places if parts.blobs.remove(place)]
-    for group in in_groups(gone):
-        with parts.database.writing() as connection:
-            connection.execute(delete(loose).where(loose.c.place.in_(group)))
-    return len(gone)
+    gone = {place for place in places if parts.blobs.remove(place)}
+    # The names of files that are gone are no loss, on a disk too full to take them out of the table.
+    with suppress(StoreError):
+        for group in in_groups(sorted(gone)):
+            with parts.database.writing() as connection:
+                connection.execute(delete(loose).where(loose.c.place.in_(group)))
+    return [place for place in places if place not in gone]

@@ -6,8 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from r3mem.store.database import said
-from r3mem.store.deleting import UNERASED
+from r3mem.store.deleting import unerased
 from r3mem.store.parts import Parts
 from r3mem.store.reports import Stats
 from r3mem.store.schema import blobs, contents, entries, versions
@@ -38,12 +37,13 @@ def stats_of(parts: Parts, user: str | None) -> Stats:
         (n_versions,) = _sums(connection, of_versions.where(own))
         held = select(func.sum(blobs.c.bytes)).join(contents, contents.c.n == blobs.c.content).where(mine)
         (blob_bytes,) = _sums(connection, held)
-        unerased = said(connection, UNERASED) is not None
+        why = unerased(parts, connection)
     return Stats(
         entries=n_entries, versions=n_versions, contents=told[0], pending=states.get("pending", 0),
         failed=states.get("failed", 0), reasons=reasons, users=users, tokens=told[4], positions=told[5],
         text_bytes=told[1], raw_bytes=told[2], blob_bytes=blob_bytes, index_bytes=told[3],
-        disk_bytes=parts.database.disk_bytes() if user is None else 0, models=models, unerased=unerased,
+        disk_bytes=parts.database.disk_bytes() if user is None else 0, models=models,
+        unerased=why is not None, unerased_why=why,
     )  # fmt: skip
 
 

@@ -13,6 +13,10 @@ from r3mem.errors import StoreError
 from r3mem.store.schema import meta
 from r3mem.store.word_index import WordIndex
 
+#: Why bytes of what was deleted could not be erased.
+HELD = "another process holds the files: end it, or wait for it"
+FULL = "the disk is full, and files are written anew to erase them: free as much space as the store takes"
+
 
 class Database(ABC):
     """SQLite or PostgreSQL.
@@ -119,11 +123,11 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def erase(self) -> bool:
+    def erase(self) -> str | None:
         """Take the bytes of deleted rows out of the files.
 
         Returns:
-            Whether it was done; not if somebody else holds the database for too long.
+            None if it was done; else why not, and what to do.
         """
 
     @abstractmethod

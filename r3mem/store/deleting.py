@@ -17,6 +17,9 @@ from r3mem.store.unmerging import cut_loose, staying, wholes_of
 TRIES = 10
 #: Name in the table of what the store knows: something was deleted, and its bytes may still be in the files.
 UNERASED = "unerased"
+#: Name of why they are there still.
+WHY_UNERASED = "unerased_why"
+BEING_ERASED = "a process erases them now, or ended before it could: the next deletion or opening erases them"
 
 
 def delete_entries(parts: Parts, owner: str, ids: Sequence[str]) -> int:
@@ -122,23 +125,51 @@ def drop_blob(parts: Parts, connection: Connection, content: int) -> None:
     connection.execute(delete(blobs).where(blobs.c.content == content))
 
 
-def erase(parts: Parts) -> bool:
-    """Take the bytes of what was deleted out of all files; whether that is done.
+def erase(parts: Parts) -> str | None:
+    """Take the bytes of what was deleted out of all files.
 
-    If another process holds the database for too long, the next deletion or opening does it, and stats say so.
+    If that is not possible now, the next deletion or opening does it, and stats say so.
 
     Args:
         parts: Of the store.
+
+    Returns:
+        None if it is done; else why not, and what to do.
     """
-    sweep(parts)
+    left = sweep(parts)
     with parts.database.reading() as connection:
         due = said(connection, UNERASED)
-    done = parts.database.erase()
-    if done and due is not None:
+    why = parts.database.erase()
+    if why is None and left:
+        why = f"files of virtual tokens ({len(left)}) cannot be removed: give the right to remove files of `blobs`"
+    if why is None and due is None:
+        return None
+    try:
         with parts.database.writing() as connection:
-            # What another has deleted meanwhile may have come too late for this: its sign stays.
-            connection.execute(delete(meta).where(meta.c.name == UNERASED, meta.c.value == due))
-    return done
+            if why is not None:
+                parts.database.say(connection, WHY_UNERASED, why)
+            else:
+                # What another has deleted meanwhile may have come too late for this: its sign stays.
+                connection.execute(delete(meta).where(meta.c.name == UNERASED, meta.c.value == due))
+                connection.execute(delete(meta).where(meta.c.name == WHY_UNERASED))
+        parts.unerased = None
+    except StoreError as error:
+        # What was deleted is gone all the same; a full disk has no room for the reason either.
+        parts.unerased = why or str(error)
+        return parts.unerased
+    return why
+
+
+def unerased(parts: Parts, connection: Connection) -> str | None:
+    """Why bytes of what was deleted are still in the files; None if none are.
+
+    Args:
+        parts: Of the store.
+        connection: Any.
+    """
+    if said(connection, UNERASED) is None:
+        return None
+    return parts.unerased or said(connection, WHY_UNERASED) or BEING_ERASED
 
 
 def erase_what_is_left(parts: Parts) -> None:

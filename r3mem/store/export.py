@@ -2,13 +2,14 @@
 
 ::
 
-    about.json          what it is, and of which version
+    about.json          what it is, of which format, and the SHA-256 of entries.jsonl, which covers times and metadata
     entries.jsonl       a line an entry, with the text of each version
     memories/DIGEST.safetensors     virtual tokens of a text with that SHA-256; `r3mem.Memory.load` reads it too
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -27,7 +28,8 @@ from r3mem.store.schema import contents, entries, versions
 from r3mem.store.shelf import Shelf
 from r3mem.store.texts import named
 
-FORMAT = 1
+#: Format 1 had no digest of its lines.
+FORMAT = 2
 ABOUT, LINES, MEMORIES = "about.json", "entries.jsonl", "memories"
 
 
@@ -54,11 +56,12 @@ def export_entries(shelf: Shelf, parts: Parts, path: Path) -> int:
 
 
 def _write(shelf: Shelf, parts: Parts, out: zipfile.ZipFile) -> int:
-    told = {"what": "memories of r3mem", "format": FORMAT, "user": shelf.scope.user}
-    out.writestr(ABOUT, json.dumps(told))
     written = set[str]()
     lines = [json.dumps(_line(parts, entry, out, written)) for entry in shelf.entries()]
-    out.writestr(LINES, "".join(line + "\n" for line in lines))
+    data = "".join(line + "\n" for line in lines).encode()
+    told = {"what": "memories of r3mem", "format": FORMAT, "user": shelf.scope.user}
+    out.writestr(ABOUT, json.dumps({**told, "sha256": hashlib.sha256(data).hexdigest()}))
+    out.writestr(LINES, data)
     return len(lines)
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from r3mem.errors import StoreError
+from r3mem.errors import InputError, StoreError
 from r3mem.errors.given_paths import given_path
 from r3mem.store.checking import problems
 from r3mem.store.counting import stats_of
+from r3mem.store.deleting import unerased
 from r3mem.store.export import export_entries
 from r3mem.store.import_entries import import_entries
 from r3mem.store.models import ModelOnNeed
 from r3mem.store.opened import Opened
 from r3mem.store.reembedding import raw_again
+from r3mem.store.reindexing import reindex
 from r3mem.store.reports import Problem, Stats
 from r3mem.store.scope import Scope
 from r3mem.store.store_shelf import StoreShelf
@@ -37,20 +41,43 @@ class Keeping(Opened):
         """
         if user is not None:
             Scope.of(user)
-        return stats_of(self._parts_open(), user)
+        told = stats_of(self._parts_open(), user)
+        trouble = self._worker.trouble if self._worker is not None else None
+        return told if trouble is None else replace(told, trouble=str(trouble))
 
-    def wait(self, timeout: float | None = None) -> Stats:
+    def unerased(self) -> str | None:
+        """Why bytes of what was deleted are still in the files, and what to do; None if none are. As of `stats`."""
+        parts = self._parts_open()
+        with parts.database.reading() as connection:
+            return unerased(parts, connection)
+
+    def wait(self, timeout: float | None = None, progress: Callable[[int], object] | None = None) -> Stats:
         """Wait until nothing is pending; without a worker in the background, compress here.
 
         Args:
             timeout: Seconds at most; None for as long as it takes.
+            progress: Is called with the number of texts that are pending: at first, and whenever it is another.
 
         Raises:
+            InputError: ``timeout`` is no number of seconds, or ``progress`` cannot be called.
             StoreError: Something is still pending then, or the model cannot be loaded.
         """
+        if timeout is not None and (
+            isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0
+        ):
+            raise InputError(f"timeout {timeout!r:.40}: give seconds, or None for as long as it takes")
+        if progress is not None and not callable(progress):
+            raise InputError(f"progress is a function that takes a number of texts, not {type(progress).__name__}")
         until = None if timeout is None else time.monotonic() + timeout
-        parts = self._parts_open()
-        while self._compressor.pending():
+        self._parts_open()
+        told: int | None = None
+        while True:
+            pending = self._compressor.pending()
+            if progress is not None and pending != told:
+                told = pending
+                progress(pending)
+            if not pending:
+                return self.stats()
             if self._worker is None:
                 took = self._compressor.some()
             else:
@@ -62,16 +89,29 @@ class Keeping(Opened):
                 raise StoreError(f"{self._compressor.pending()} texts are still pending after {timeout} s: wait again")
             if not took:
                 time.sleep(LOOK_SECONDS)
-        return stats_of(parts, None)
 
     def check(self, recall: bool = False) -> list[Problem]:
         """Read every memory, and say which are damaged or gone. Nothing is changed; what is whole is served as ever.
+
+        The full-text index is compared with the words that are kept beside texts.
 
         Args:
             recall: Whether texts are recalled too, by the model, and compared with their digests. Memories that
                 another model made are named then.
         """
         return problems(self._parts_open(), recall)
+
+    def reindex(self, recall: bool = False) -> int:
+        """Make the full-text index anew: searches find again what damage had hidden. Nobody writes meanwhile.
+
+        Args:
+            recall: Whether words are taken from recalled texts too, by the model. Without it they are taken from texts
+                that are kept raw, and of the others from the words that are kept beside them.
+
+        Returns:
+            Of how many texts.
+        """
+        return reindex(self._parts_open(), recall)
 
     def export(self, path: str | PathLike[str], *, user: str) -> int:
         """Write all of a user's entries, with their texts and virtual tokens, to one zip file.

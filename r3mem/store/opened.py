@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, get_args
 
+from sqlalchemy import select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -20,6 +22,8 @@ from r3mem.store.models import ModelOnNeed
 from r3mem.store.parts import Parts
 from r3mem.store.policies import Policies
 from r3mem.store.postgresql import Postgresql
+from r3mem.store.schema import blobs as blobs_table
+from r3mem.store.schema import contents, meta
 from r3mem.store.sqlite import Sqlite
 from r3mem.store.worker import Worker
 
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 
 #: When texts are compressed: by a thread in the background, before `add` returns, or when `wait` is called.
 Compress = Literal["background", "now", "later"]
+#: Files of virtual tokens that are looked for when a store is opened.
+LOOKED_AT = 20
 
 
 class Opened:
@@ -66,7 +72,8 @@ class Opened:
 
         Raises:
             InputError: No such kind of database, or nothing may be written there.
-            StoreError: The database is of a newer version, or cannot be reached.
+            StoreError: The database is of a newer version, damaged, or cannot be reached; or ``blobs`` is None and
+                nothing of what is kept outside is where the store says.
             ConfigError: A setting that is not possible.
         """
         if compress not in get_args(Compress):
@@ -177,12 +184,42 @@ def _blob_place(database: Database, url: str | None) -> BlobPlace | None:
     """Where virtual tokens are kept: as the store remembers it, as it is told where it is new."""
     with database.reading() as connection:
         kept = said(connection, "blobs")
+        # Behind tokens that are inside a place is read slowly, and one row says whether they are.
+        newest = select(blobs_table.c.place).order_by(blobs_table.c.content.desc()).limit(LOOKED_AT if kept else 1)
+        places = [place for place in connection.execute(newest).scalars() if place is not None]
+        new = connection.execute(select(contents.c.n).limit(1)).first() is None
+    if (kept is None and not new) or (not kept and places):
+        raise StoreError(
+            f"{database.name} is damaged (r3mem_meta does not say where virtual tokens are): take an undamaged copy"
+        )
+    if url is None and kept and places:
+        _look_there(database, kept, places)
     place = BlobPlace(url) if url is not None else BlobPlace(kept) if kept else None
     told = place.url if place else ""
     if kept is None:
         with database.writing() as connection:
-            database.say(connection, "blobs", told)
-    elif kept != told:
+            # Another process may have said it meanwhile.
+            database.insert_new(connection, meta, [{"name": "blobs", "value": told}])
+            kept = said(connection, "blobs")
+    if kept != told:
         where = kept or "the database itself"
         raise StoreError(f"{database.name} keeps its virtual tokens in {where}, not in {told}: open it without blobs")
     return place
+
+
+def _look_there(database: Database, url: str, places: Sequence[str]) -> None:
+    """Refuse a place that has none of the newest virtual tokens: new ones would go where nobody looks for them.
+
+    Raises:
+        StoreError: Another place was meant, or it is not mounted.
+    """
+    try:
+        place = BlobPlace(url, make=False)
+        found = any(place.has(each) for each in places)
+    except (InputError, ConfigError) as error:
+        raise StoreError(f"{database.name} keeps its virtual tokens in {url}: {error}") from error
+    if not found:
+        raise StoreError(
+            f"{database.name} keeps its virtual tokens in {url}, and none of the last {len(places)} is there: mount or "
+            f"restore that place, or an undamaged copy of the store. To go on without them, open it with blobs={url!r}"
+        )

@@ -34,6 +34,7 @@ class Parts:
         model: What compresses and recalls.
         keep_text: Whether raw texts stay.
         clock: Tells the time.
+        unerased: Why bytes of what was deleted are left, where the database could not take in the reason.
     """
 
     database: Database
@@ -41,3 +42,4 @@ class Parts:
     model: ModelOnNeed
     keep_text: bool
     clock: Clock = field(default_factory=Clock)
+    unerased: str | None = None

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Table, create_engine, event, exc, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import URL
 
-from r3mem.store.database import Database
+from r3mem.store.database import FULL, HELD, Database
 from r3mem.store.schema import tables
 from r3mem.store.word_index import Tsvector
 
@@ -17,6 +17,8 @@ from r3mem.store.word_index import Tsvector
 SCHEMA_LOCK = 0x72336D656D
 #: Seconds that erasing waits for others who hold a table.
 PATIENCE = 10
+#: What the server says where a lock or space is missing.
+LOCKED, DISK_FULL = "55P03", "53100"
 
 
 class Postgresql(Database):
@@ -41,7 +43,9 @@ class Postgresql(Database):
 
     def advice(self, error: exc.DBAPIError) -> str:
         """See :class:`Database`."""
-        why = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+        why = _first_line(error)
+        if getattr(error.orig, "sqlstate", None) == DISK_FULL:
+            return f"{self.name} has no space left ({why}): free some. Nothing of this call was kept"
         if error.connection_invalidated or isinstance(error, exc.OperationalError):
             return f"{self.name} cannot be reached or refuses ({why}): check that the server runs, and try again"
         return f"{self.name} refuses ({why})"
@@ -67,18 +71,22 @@ class Postgresql(Database):
                     connection.exec_driver_sql(f"CREATE TABLE {target}.{name} AS TABLE {name}")
         return f"schema {target} of {self.name}"
 
-    def erase(self) -> bool:
+    def erase(self) -> str | None:
         """See :class:`Database`. Tables and their indexes are written anew; the server's log is the server's."""
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            try:
-                connection.exec_driver_sql(f"SET lock_timeout = '{PATIENCE}s'")
-                for name in tables.tables:
-                    connection.exec_driver_sql(f"VACUUM (FULL) {name}")
-                connection.exec_driver_sql("SET lock_timeout = DEFAULT")
-            except exc.DBAPIError:
-                connection.invalidate()
-                return False
-        return True
+        try:
+            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                try:
+                    connection.exec_driver_sql(f"SET lock_timeout = '{PATIENCE}s'")
+                    for name in tables.tables:
+                        connection.exec_driver_sql(f"VACUUM (FULL) {name}")
+                    connection.exec_driver_sql("SET lock_timeout = DEFAULT")
+                except exc.DBAPIError:
+                    connection.invalidate()
+                    raise
+        except exc.DBAPIError as error:
+            state = getattr(error.orig, "sqlstate", None)
+            return {LOCKED: HELD, DISK_FULL: FULL}.get(str(state)) or f"the server refuses ({_first_line(error)})"
+        return None
 
     def damage(self) -> list[str]:
         """See :class:`Database`. The server looks after its files itself."""
@@ -92,6 +100,11 @@ class Postgresql(Database):
                 for name in tables.tables
             ]
             return sum(int(size.scalar() or 0) for size in sizes)
+
+
+def _first_line(error: exc.DBAPIError) -> str:
+    lines = str(error.orig).strip().splitlines()
+    return lines[0] if lines else type(error.orig).__name__
 
 
 def _begin(connection: Connection) -> None:

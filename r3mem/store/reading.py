@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from r3mem.errors import InputError, NotFound
 from r3mem.errors.whole_numbers import whole_number
 from r3mem.store.entries import Entry, Hit, Page, Version
-from r3mem.store.given import utf8
+from r3mem.store.given import given_source, utf8
 from r3mem.store.indexing.base import Indexing
 from r3mem.store.opened import Opened
 from r3mem.store.rows import entry_of, entry_rows, found_entries, found_entry, found_versions, given_ids, within
@@ -47,7 +47,7 @@ class Reading(Opened):
 
     def list(
         self, *, user: str, agent: str | None = None, session: str | None = None, after: str | None = None,
-        limit: int = 100,
+        limit: int = 100, source: str | None = None,
     ) -> Page:  # fmt: skip
         """Entries in the order in which they were added, page by page.
 
@@ -57,21 +57,26 @@ class Reading(Opened):
             session: Only of this session.
             after: ``next`` of the page before; None for the first. Behind the last page there is an empty one.
             limit: Entries of a page.
+            source: Only what is from there, as it was given; compared exactly.
 
         Raises:
-            InputError: ``after`` is no ``next`` of a page, or ``limit`` is not from 1 to 10,000.
+            InputError: ``after`` is no ``next`` of a page, ``limit`` is not from 1 to 10,000, or ``source`` is not
+                possible.
         """
         scope, parts = Scope.of(user, agent, session), self._parts_open()
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LONGEST_PAGE:
             raise InputError(f"limit {limit!r:.20}: a page has 1 to {LONGEST_PAGE:,} entries")
-        asked = entry_rows().where(within(scope)).order_by(entries.c.created, entries.c.id).limit(limit + 1)
+        there = within(scope)
+        if source is not None:
+            there &= entries.c.source == given_source(source)
+        asked = entry_rows().where(there).order_by(entries.c.created, entries.c.id).limit(limit + 1)
         if after is not None:
             created, id = _cursor(after)
             behind = (entries.c.created > created) | ((entries.c.created == created) & (entries.c.id > id))
             asked = asked.where(behind)
         with parts.database.reading() as connection:
             rows = connection.execute(asked).all()
-            total = connection.execute(select(func.count()).select_from(entries).where(within(scope))).scalar_one()
+            total = connection.execute(select(func.count()).select_from(entries).where(there)).scalar_one()
         shown = rows[:limit]
         more = f"{shown[-1].created}-{shown[-1].id}" if len(rows) > limit else None
         return Page([entry_of(row) for row in shown], more, total)
@@ -150,19 +155,23 @@ class Reading(Opened):
             raise InputError(f"characters {first} to {last} are not there: the text has {len(text)}")
         return text[first:last]
 
-    def memory(self, id: str | Sequence[str], *, user: str) -> Memory:
+    def memory(
+        self, id: str | Sequence[str], *, user: str, agent: str | None = None, session: str | None = None
+    ) -> Memory:
         """What a model reads instead of the text: virtual tokens. What is still pending is compressed first.
 
         Args:
             id: The entry, or several: one memory of all of them, in this order.
             user: Whose they are.
+            agent: As of :meth:`get`.
+            session: As of :meth:`get`.
 
         Raises:
             NotFound: The user has no such entry.
             InputError: One could not be compressed.
             RecallError: It is damaged.
         """
-        scope, parts = Scope.of(user), self._parts_open()
+        scope, parts = Scope.of(user, agent, session), self._parts_open()
         ids = given_ids(id)
         if not ids:
             raise InputError("no entry is given: give one id at least")
@@ -171,13 +180,19 @@ class Reading(Opened):
         memories = [memory_of(self, entry) for entry in found]
         return memories[0] if len(memories) == 1 else type(memories[0]).join(memories)
 
-    def history(self, id: str, *, user: str) -> Versions:
+    def history(self, id: str, *, user: str, agent: str | None = None, session: str | None = None) -> Versions:
         """Every version of an entry, oldest first; ``recall(id, version=number)`` gives the text of each.
+
+        Args:
+            id: The entry.
+            user: Whose it is.
+            agent: As of :meth:`get`.
+            session: As of :meth:`get`.
 
         Raises:
             NotFound: The user has no such entry.
         """
-        scope, parts = Scope.of(user), self._parts_open()
+        scope, parts = Scope.of(user, agent, session), self._parts_open()
         with parts.database.reading() as connection:
             found_entry(connection, id, scope)
             return found_versions(connection, id)

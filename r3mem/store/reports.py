@@ -27,7 +27,9 @@ class Stats:
         index_bytes: Bytes of the words that are indexed.
         disk_bytes: Bytes of the database's files; 0 where a user was asked for.
         models: By which models the memories were made, and how many: names of :attr:`MemoryStore.model_name`.
-        unerased: Whether bytes of what was deleted are still to be erased, since another process held the files.
+        unerased: Whether bytes of what was deleted are still to be erased.
+        unerased_why: Why, and what to do; None if none are.
+        trouble: Why nothing is compressed in the background at present; None if all is well.
     """
 
     entries: int
@@ -46,6 +48,8 @@ class Stats:
     disk_bytes: int
     models: Mapping[str, int] = field(default_factory=dict)
     unerased: bool = False
+    unerased_why: str | None = None
+    trouble: str | None = None
 
     def plain(self) -> dict[str, Any]:
         """The same as JSON can hold it."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, select
 
-from r3mem.errors import NotFound
+from r3mem.errors import InputError, NotFound
 from r3mem.store.database import in_groups
 from r3mem.store.entries import Entry, Turn, Version
 from r3mem.store.given import moment
@@ -70,12 +70,31 @@ def turns_told(turns: Sequence[Turn]) -> str | None:
 
 
 def given_ids(given: object) -> list[str]:
-    """Ids that were given: one, or several. What can be no id stays in, and is found nowhere.
+    """Ids that were given: one, or several in order.
 
     Args:
         given: An id, or a list of them.
+
+    Raises:
+        InputError: Something else.
     """
-    return list(given) if isinstance(given, list | tuple | set | frozenset) else [given]  # type: ignore[list-item]
+    return [given_id(each) for each in given] if isinstance(given, list | tuple) else [given_id(given, several=True)]
+
+
+def given_id(given: object, several: bool = False) -> str:
+    """An id that was given. What no entry can have stays in, and is found nowhere.
+
+    Args:
+        given: It.
+        several: Whether a list of them may be given too.
+
+    Raises:
+        InputError: No string.
+    """
+    if not isinstance(given, str):
+        more = ", or a list of them" if several else ", one at a time" if isinstance(given, list | tuple | set) else ""
+        raise InputError(f"an id is a str, not {type(given).__name__}: give the id of an entry, as list tells it{more}")
+    return given
 
 
 def found_entry(connection: Connection, id: str, scope: Scope) -> Entry:
@@ -88,9 +107,10 @@ def found_entry(connection: Connection, id: str, scope: Scope) -> Entry:
 
     Raises:
         NotFound: There is none: unknown, deleted, or of another scope.
+        InputError: The id is no string.
     """
     row = None
-    if isinstance(id, str) and id.isascii() and "\0" not in id:
+    if given_id(id).isascii() and "\0" not in id:
         row = connection.execute(entry_rows().where(entries.c.id == id, within(scope))).first()
     if row is None:
         raise NotFound(f"entry {id!r:.60} is not there: list gives the ids of the user's entries")

@@ -28,6 +28,8 @@ from sqlalchemy import (
 
 #: Of the newest migration.
 SCHEMA_VERSION = 1
+#: With it the name of every table begins.
+PREFIX = "r3mem_"
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
 
 tables = MetaData()

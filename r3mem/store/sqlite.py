@@ -14,11 +14,14 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL
 
 from r3mem.errors import InputError, StoreError
-from r3mem.store.database import Database
+from r3mem.store.database import FULL, HELD, Database
+from r3mem.store.schema import PREFIX
 from r3mem.store.word_index import Fts5
 
 #: Seconds that a call waits for another that writes.
 PATIENCE = 60.0
+#: SQLite's code for damage in a virtual table; Python tells it from 3.11 on.
+CORRUPT_INDEX = 267
 PRAGMAS = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA synchronous = FULL",
@@ -35,7 +38,7 @@ class Sqlite(Database):
         path: The file; None for one that is removed when it is closed.
 
     Raises:
-        InputError: There is no such folder, or nothing may be written there.
+        InputError: There is no such folder, nothing may be written there, or it is another program's database.
         StoreError: No database, or a damaged one.
     """
 
@@ -48,6 +51,7 @@ class Sqlite(Database):
             raise InputError(f"{self.path} is a folder: give a file in it, such as {self.path / 'memory.db'}")
         if not self.path.parent.is_dir():
             raise InputError(f"{self.path.parent}: no such folder; make it, or give another path for the store")
+        _refuse_foreign(self.path)
         self.engine = create_engine(
             URL.create("sqlite", database=str(self.path)),
             connect_args={"timeout": PATIENCE, "check_same_thread": False},
@@ -69,7 +73,9 @@ class Sqlite(Database):
             return f"{self.name} cannot be written ({why}): free some space. Nothing of this call was kept"
         if "readonly" in why or "unable to open" in why:
             return f"{self.name} cannot be opened for writing ({why}): give the right to write to it and its folder"
-        if "malformed" in why or "not a database" in why:
+        if getattr(error.orig, "sqlite_errorcode", None) == CORRUPT_INDEX or "r3mem_words" in why or "fts5" in why:
+            return f"the full-text index of {self.name} is damaged ({why}): reindex(), or r3mem check --reindex"
+        if "malformed" in why or "not a database" in why or "no such table" in why or "no such column" in why:
             return f"{self.name} is damaged or no database ({why}): take an undamaged copy"
         return f"{self.name} refuses ({why})"
 
@@ -89,22 +95,24 @@ class Sqlite(Database):
             raise StoreError(f"{target} cannot be written ({error}): the store was not migrated") from error
         return str(target)
 
-    def erase(self) -> bool:
+    def erase(self) -> str | None:
         """See :class:`Database`. Free pages and slack go with VACUUM, the log is cut to nothing."""
-        pooled = self.engine.raw_connection()
-        raw: Any = pooled.dbapi_connection
+        pooled: Any = None
         try:
+            pooled = self.engine.raw_connection()
+            raw: Any = pooled.dbapi_connection
             raw.execute("PRAGMA busy_timeout = 10000")
             # Segments of the index that are merged hold no word of what was deleted.
             raw.execute(Fts5.OPTIMIZE)
             raw.execute("VACUUM")
             busy = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        except sqlite3.OperationalError:
-            return False
+            return HELD if busy else None
+        except sqlite3.Error as error:
+            return _why_unerased(error)
         finally:
-            raw.execute(f"PRAGMA busy_timeout = {int(1000 * PATIENCE)}")
-            pooled.close()
-        return not busy
+            if pooled is not None:
+                pooled.dbapi_connection.execute(f"PRAGMA busy_timeout = {int(1000 * PATIENCE)}")
+                pooled.close()
 
     def damage(self) -> list[str]:
         """See :class:`Database`."""
@@ -125,6 +133,39 @@ class Sqlite(Database):
         super().close()
         if self._folder:
             self._folder.cleanup()
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse the database of another program, before anything of it is changed: the first connection would.
+
+    An empty file is a new store: SQLite makes one before it writes, and a process may end there.
+
+    Raises:
+        InputError: It has tables, and none of a store.
+    """
+    if not path.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=PATIENCE)) as raw:
+            names = [row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")]
+    except sqlite3.Error:
+        # What is wrong with it is told when it is opened.
+        return
+    if names and not any(name.startswith(PREFIX) for name in names):
+        raise InputError(
+            f"{path} is a database of another program (table {names[0]!r:.60}): give the store a file of its own"
+        )
+
+
+def _why_unerased(error: sqlite3.Error) -> str:
+    why = str(error)
+    if "locked" in why or "busy" in why:
+        return HELD
+    if "full" in why or "disk I/O" in why:
+        return f"{FULL} ({why})"
+    if "malformed" in why:
+        return f"the file is damaged ({why}): run check, and reindex where it names the index, else take a copy"
+    return f"SQLite refuses ({why})"
 
 
 def _prepare(raw: Any, _record: Any) -> None:

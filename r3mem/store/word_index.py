@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, exc, text
 
 #: Words of a query that count.
 MOST_WORDS = 64
@@ -50,6 +50,26 @@ class WordIndex(ABC):
         self, connection: Connection, words: Sequence[str], owner: str, agent: str | None, session: str | None, k: int
     ) -> list[tuple[str, float]]:
         """Ids of current entries with any of the words, best first, and their scores."""
+
+    @abstractmethod
+    def renew(self, connection: Connection) -> None:
+        """Make an empty index in place of the one that is there, whatever its state; nobody else writes meanwhile."""
+
+    @abstractmethod
+    def check(self, connection: Connection) -> None:
+        """Let the database look at the index itself.
+
+        Raises:
+            DBAPIError: It is damaged.
+        """
+
+    @abstractmethod
+    def signs(self, connection: Connection) -> dict[int, int]:
+        """What the index holds of each content, as a number that is equal where the words are; of this process only."""
+
+    @abstractmethod
+    def signs_of(self, connection: Connection, words: Mapping[int, tuple[str, str]]) -> dict[int, int]:
+        """The same number of owners and words as they are kept beside contents: what the index should hold."""
 
 
 #: Entries that are looked at: current texts of the scope, none that another has
@@ -111,10 +131,61 @@ class Fts5(WordIndex):
         )
         return [(str(row[0]), float(row[1])) for row in rows]
 
+    def renew(self, connection: Connection) -> None:
+        """See :class:`WordIndex`. What FTS5 cannot even open gets the inside of an empty index before it goes."""
+        try:
+            connection.exec_driver_sql("DROP TABLE IF EXISTS r3mem_words")
+        except exc.DBAPIError:
+            connection.exec_driver_sql("CREATE VIRTUAL TABLE r3mem_empty USING fts5(sign, words, content='')")
+            for part in ("data", "idx", "docsize", "config"):
+                connection.exec_driver_sql(f"DELETE FROM r3mem_words_{part}")
+                connection.exec_driver_sql(f"INSERT INTO r3mem_words_{part} SELECT * FROM r3mem_empty_{part}")
+            connection.exec_driver_sql("DROP TABLE r3mem_empty")
+            connection.exec_driver_sql("DROP TABLE r3mem_words")
+        self.create(connection)
+
+    def check(self, connection: Connection) -> None:
+        """See :class:`WordIndex`. Its tree is read; without a copy of the words it cannot be compared with them."""
+        connection.exec_driver_sql("INSERT INTO r3mem_words(r3mem_words) VALUES ('integrity-check')")
+
+    def signs(self, connection: Connection) -> dict[int, int]:
+        """See :class:`WordIndex`."""
+        # What is made in the temporary schema lies in memory, and goes with the transaction of a reader.
+        connection.exec_driver_sql("CREATE VIRTUAL TABLE temp.r3mem_held USING fts5vocab(main, r3mem_words, instance)")
+        return _summed(connection, "r3mem_held")
+
+    def signs_of(self, connection: Connection, words: Mapping[int, tuple[str, str]]) -> dict[int, int]:
+        """See :class:`WordIndex`. Only FTS5 knows its stems: the words go through a small index of their own."""
+        for statement in (
+            "DROP TABLE IF EXISTS temp.r3mem_kept",
+            "DROP TABLE IF EXISTS temp.r3mem_fresh",
+            "CREATE VIRTUAL TABLE temp.r3mem_fresh USING fts5(sign, words, content='', tokenize='porter ascii')",
+            "CREATE VIRTUAL TABLE temp.r3mem_kept USING fts5vocab(temp, r3mem_fresh, instance)",
+        ):
+            connection.exec_driver_sql(statement)
+        connection.execute(
+            text("INSERT INTO temp.r3mem_fresh(rowid, sign, words) VALUES (:n, :sign, :words)"),
+            [{"n": n, "sign": owner_sign(who), "words": _in_ascii(told)} for n, (who, told) in words.items()],
+        )
+        return _summed(connection, "r3mem_kept")
+
+
+def _summed(connection: Connection, vocabulary: str) -> dict[int, int]:
+    """By content the sum of signs of its words, each with its place."""
+    sums = dict[int, int]()
+    asked = text(f'SELECT doc, term, col, "offset" FROM temp.{vocabulary}')
+    rows = connection.execute(asked, execution_options={"yield_per": 10_000})
+    for n, *word in rows:
+        sums[n] = sums.get(n, 0) + hash(tuple(word))
+    return sums
+
 
 def _in_ascii(words: str) -> str:
     """Words as FTS5 has them: it knows the letters of an old Unicode alone, so that others are spelled in digits."""
     return " ".join(word if word.isascii() else f"x{word.encode().hex()}" for word in words.split())
+
+
+INDEX = "CREATE INDEX r3mem_contents_lexemes ON r3mem_contents USING gin (lexemes) WITH (fastupdate = off)"
 
 
 class Tsvector(WordIndex):
@@ -124,7 +195,7 @@ class Tsvector(WordIndex):
         """See :class:`WordIndex`."""
         for statement in (
             "ALTER TABLE r3mem_contents ADD COLUMN lexemes tsvector",
-            "CREATE INDEX r3mem_contents_lexemes ON r3mem_contents USING gin (lexemes) WITH (fastupdate = off)",
+            INDEX,
             # Statistics would keep the most common words of what was deleted.
             "ALTER TABLE r3mem_contents ALTER COLUMN lexemes SET STATISTICS 0",
             "ALTER TABLE r3mem_contents ALTER COLUMN words SET STATISTICS 0",
@@ -183,6 +254,33 @@ class Tsvector(WordIndex):
             given,
         )
         return [(str(row[0]), float(row[1])) for row in rows]
+
+    def renew(self, connection: Connection) -> None:
+        """See :class:`WordIndex`."""
+        for statement in (
+            "LOCK TABLE r3mem_contents IN SHARE ROW EXCLUSIVE MODE",
+            "DROP INDEX IF EXISTS r3mem_contents_lexemes",
+            "ALTER TABLE r3mem_contents ADD COLUMN IF NOT EXISTS lexemes tsvector",
+            "UPDATE r3mem_contents SET lexemes = NULL",
+            INDEX,
+        ):
+            connection.exec_driver_sql(statement)
+
+    def check(self, connection: Connection) -> None:
+        """See :class:`WordIndex`. The server looks after its files; here an index that is gone is found."""
+        connection.exec_driver_sql("SELECT CAST('r3mem_contents_lexemes' AS regclass)")
+
+    def signs(self, connection: Connection) -> dict[int, int]:
+        """See :class:`WordIndex`."""
+        asked = text("SELECT n, tsvector_to_array(lexemes) FROM r3mem_contents WHERE lexemes IS NOT NULL")
+        rows = connection.execute(asked, execution_options={"yield_per": 1_000})
+        return {row[0]: sum(map(hash, row[1])) for row in rows}
+
+    def signs_of(self, connection: Connection, words: Mapping[int, tuple[str, str]]) -> dict[int, int]:
+        """See :class:`WordIndex`."""
+        of = {n: set(told.split()) for n, (_, told) in words.items()}
+        stems = _lexemes(connection, sorted(set[str]().union(*of.values())))
+        return {n: sum(map(hash, {owner_sign(words[n][0]), *(stems[word] for word in mine)})) for n, mine in of.items()}
 
 
 def _lexemes(connection: Connection, words: Sequence[str]) -> dict[str, str]:

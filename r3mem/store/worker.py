@@ -61,6 +61,8 @@ class Worker:
                     self.trouble = None
                     if took:
                         continue
+                else:
+                    self.trouble = None
                 self._bell.wait(LOOK_SECONDS)
             except R3MemError as error:
                 self._rest(error)

@@ -72,6 +72,8 @@ class Writing(Opened):
     ) -> list[Entry]:  # fmt: skip
         """Keep a long text that comes in pieces, as entries of bounded size; all of them or none.
 
+        The policy of updating is asked as by :meth:`add`; pieces of one text do not supersede each other.
+
         Args:
             pieces: The text in order, in pieces of any size; never held as a whole.
             user: As of :meth:`add`, and so the others.
@@ -84,18 +86,23 @@ class Writing(Opened):
         scope, size = Scope.of(user, agent, session), check_characters(characters)
         told, when, more = given_source(source), given_time(time), given_metadata(metadata)
         parts = self._parts_open()
-        made, at = list[str](), 0
+        made, at, found = list[str](), 0, dict[str, Entry]()
         with parts.database.writing(user) as connection:
             texts = cut(pieces, size)
             while some := list(itertools.islice(texts, TOGETHER)):
                 starts = itertools.accumulate(map(len, some), initial=at)
                 given = [(Given.of(piece, "file"), About(told, start, when, more))
                          for piece, start in zip(some, starts, strict=False)]  # fmt: skip
-                made += put_entries(parts, connection, scope, given)
+                ids = put_entries(parts, connection, scope, given)
+                made += ids
                 at += sum(map(len, some))
+                new = found_entries(connection, ids)
+                found |= new
+                together = [(new[id], each) for id, (each, _) in zip(ids, given, strict=True)]
+                self.policies.updating.added_together(parts, connection, scope, together, found)
             if not made:
                 raise InputError(f"{told or 'the text'} is empty: there is nothing to keep")
-            found, content = found_entries(connection, made), _contents(connection, made)
+            content = _contents(connection, made)
         self._compress_added(content)
         return [self._as_it_is(found[id]) if self.compress == "now" else found[id] for id in made]
 
@@ -121,20 +128,25 @@ class Writing(Opened):
             time=time, metadata=metadata, characters=characters,
         )  # fmt: skip
 
-    def update(self, id: str, text: str | Turns, *, user: str, time: Time = None) -> Entry:
+    def update(
+        self, id: str, text: str | Turns, *, user: str, agent: str | None = None, session: str | None = None,
+        time: Time = None,
+    ) -> Entry:  # fmt: skip
         """Give an entry another text: a new version, found from now on. The one before stays in the history.
 
         Args:
             id: The entry.
             text: As of :meth:`add`.
             user: Whose it is.
+            agent: Only an entry of this agent.
+            session: Only one of this session.
             time: As of :meth:`add`.
 
         Raises:
             NotFound: The user has no such entry.
             InputError: As of :meth:`add`.
         """
-        scope, given, when = Scope.of(user), Given.of(text), given_time(time)
+        scope, given, when = Scope.of(user, agent, session), Given.of(text), given_time(time)
         parts = self._parts_open()
         with parts.database.writing(user) as connection:
             entry = found_entry(connection, id, scope)
@@ -150,12 +162,16 @@ class Writing(Opened):
         self._compress_added([content])
         return self._as_it_is(entry) if self.compress == "now" else entry
 
-    def delete(self, id: str | Sequence[str], *, user: str) -> int:
+    def delete(
+        self, id: str | Sequence[str], *, user: str, agent: str | None = None, session: str | None = None
+    ) -> int:
         """Erase entries: every version, its text, virtual tokens and words, and the bytes they had in the files.
 
         Args:
             id: The entry, or several; all of them or none.
             user: Whose they are.
+            agent: Only entries of this agent.
+            session: Only those of this session.
 
         Returns:
             How many were erased.
@@ -163,7 +179,7 @@ class Writing(Opened):
         Raises:
             NotFound: The user has no such entry; nothing is erased.
         """
-        scope, parts = Scope.of(user), self._parts_open()
+        scope, parts = Scope.of(user, agent, session), self._parts_open()
         ids = given_ids(id)
         with parts.database.reading() as connection:
             for each in ids:

@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 
+from tests.full_disk import full_disk
 from tests.serve.running import Running
 
 TEXTS = [
@@ -101,6 +102,22 @@ def test_what_is_deleted_is_gone_and_all_of_it_only_on_demand(quiet: Running) ->
         assert http.delete("/v1/memories", params={"all": True}).json() == {"deleted": 2}
         assert http.post("/v1/search", json={"query": "secret"}).json() == {"hits": []}
         assert bob.get(f"/v1/memories/{theirs}/text").json()["text"] == "secret of Bob"
+
+
+def test_bytes_that_are_left_are_told_with_the_reason(quiet: Running) -> None:
+    with quiet.client() as http:
+        for i in range(40):
+            http.post("/v1/memories", json={"text": f"{i} " + "long text " * 2_000})
+        id = http.post("/v1/memories", json={"text": "secret", "source": "chat"}).json()["id"]
+        assert http.get("/v1/memories", params={"source": "chat"}).json()["total"] == 1
+        # Erasing cuts the log to nothing, so that the next deletion has room in it, and the file written anew has not.
+        gone = http.post("/v1/memories", json={"text": "gone"}).json()["id"]
+        assert http.delete(f"/v1/memories/{gone}").json() == {"deleted": 1}
+        with full_disk(500_000):
+            told = http.delete(f"/v1/memories/{id}").json()
+        assert told["deleted"] == 1 and told["unerased"].startswith("the disk is full")
+        assert http.get("/v1/stats").json()["unerased_why"] == told["unerased"]
+        assert http.delete("/v1/memories", params={"all": True}).json() == {"deleted": 40}
 
 
 def test_a_file_becomes_entries_that_are_the_file(quiet: Running) -> None:

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from r3mem import R3Mem
-from r3mem.errors import NotFound
+from r3mem.errors import NotFound, StoreError
 from r3mem.store import MemoryStore
+from tests.full_disk import filled, full_disk, small_disk
 
 #: Words that stand nowhere else.
 SECRET = "Zanzibarquark xylophonist jubilantly qwertyness"
@@ -93,10 +94,80 @@ def test_a_reader_that_holds_the_files_is_told_and_made_up_for(tmp_path: Path, m
         with other._parts.database.reading() as connection:
             connection.exec_driver_sql("SELECT count(*) FROM r3mem_entries").fetchall()
             assert store.delete(id, user="ann") == 1
-            assert store.stats().unerased
+            told = store.stats()
+            assert told.unerased and str(told.unerased_why).startswith("another process holds the files")
+            assert other.unerased() == told.unerased_why
         store.add("later", user="ann")
     with MemoryStore.open(url, model=model) as store:
-        assert not store.stats().unerased and found_in(tmp_path) == []
+        told = store.stats()
+        assert (told.unerased, told.unerased_why, store.unerased()) == (False, None, None)
+        assert found_in(tmp_path) == []
+
+
+def lots_and_a_secret(store: MemoryStore) -> str:
+    """Texts of about a megabyte, without compression, and the secret."""
+    store.add_pieces((f"{i} " + "long text " * 390 for i in range(250)), user="ann", characters=4_000)
+    return secret(store)
+
+
+def test_a_disk_that_is_really_full_is_the_reason(tmp_path: Path, model: R3Mem) -> None:
+    with small_disk(tmp_path / "disk", 8_000_000) as disk:
+        url = str(disk / "memory.db")
+        with MemoryStore.open(url, model=model, compress="later") as store:
+            id = lots_and_a_secret(store)
+        with filled(disk, 400_000), MemoryStore.open(url, model=model, compress="later") as store:
+            assert store.delete(id, user="ann") == 1
+            told = store.stats()
+            assert told.unerased and str(told.unerased_why).startswith("the disk is full")
+        with MemoryStore.open(url, model=model, compress="later") as store:
+            assert store.unerased() is None and found_in(disk) == []
+            id = secret(store)
+            with filled(disk, 0):
+                # Not even the deletion has room, and then nothing is gone.
+                with pytest.raises(StoreError, match=r"free some space\. Nothing of this call was kept"):
+                    for _ in range(100):
+                        store.delete(store.add("x" * 100_000, user="ann").id, user="ann")
+            assert store.recall(id, user="ann").startswith(SECRET)
+
+
+def test_no_room_to_write_the_file_anew_is_told_as_that(tmp_path: Path, opened: Callable[..., MemoryStore]) -> None:
+    store = opened(str(tmp_path / "memory.db"))
+    id = lots_and_a_secret(store)
+    store.close()
+    store = opened(str(tmp_path / "memory.db"))
+    with full_disk(500_000):
+        assert store.delete(id, user="ann") == 1
+        assert "the disk is full" in str(store.unerased()) and "held" not in str(store.unerased())
+    assert opened(str(tmp_path / "memory.db")).unerased() is None and found_in(tmp_path) == []
+
+
+def test_postgresql_tells_who_holds_a_table(
+    postgresql: str, opened: Callable[..., MemoryStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("r3mem.store.postgresql.PATIENCE", 1)
+    store, other = opened(postgresql), opened(postgresql)
+    id = secret(store)
+    with other._parts.database.reading() as connection:
+        connection.exec_driver_sql("SELECT count(*) FROM r3mem_versions").fetchall()
+        assert store.delete(id, user="ann") == 1
+        assert str(other.unerased()).startswith("another process holds the files")
+    store.delete(store.add("another", user="ann").id, user="ann")
+    assert store.unerased() is None and store.stats().unerased_why is None
+
+
+def test_files_that_cannot_be_removed_are_told(tmp_path: Path, opened: Callable[..., MemoryStore]) -> None:
+    store = opened(str(tmp_path / "memory.db"), blobs=(tmp_path / "blobs").as_uri())
+    id = secret(store)
+    store.wait(60)
+    (file,) = (tmp_path / "blobs").rglob("*.safetensors")
+    # A folder where the file was: even root cannot remove that as a file.
+    file.unlink()
+    file.mkdir()
+    assert store.delete(id, user="ann") == 1
+    assert str(store.unerased()).startswith("files of virtual tokens (1) cannot be removed")
+    file.rmdir()
+    store.close()
+    assert opened(str(tmp_path / "memory.db")).unerased() is None
 
 
 def test_no_byte_is_left_in_postgresql(postgresql: str, server: str, opened: Callable[..., MemoryStore]) -> None:

@@ -75,6 +75,20 @@ def test_nearly_the_same_words_supersede(url: str, opened: Callable[..., MemoryS
     assert {h.entry.id for h in store.search("dog called", user="ann")} == {old.id, same.id}
 
 
+def test_pieces_of_a_long_text_supersede_older_ones_and_not_each_other(
+    url: str, opened: Callable[..., MemoryStore]
+) -> None:
+    store = opened(url, policies=Policies(updating=Supersede(share=0.6, first=2)))
+    rows = [f"The shelf number {i} of the cellar holds apples and pears.\n\n" for i in range(30)]
+    old = store.add_pieces(rows, user="ann", source="cellar.md", characters=60)
+    assert len(old) == 30 and {store.get(e.id, user="ann").superseded_by for e in old} == {None}
+    kept = store.add("The dog is called Rex.", user="ann")
+    new = store.add_pieces([rows[7].replace("apples", "plums"), rows[8]], user="ann", source="cellar.md", characters=60)
+    now = [store.get(e.id, user="ann").superseded_by for e in old]
+    assert now[7] == new[0].id and now[8] is None
+    assert {store.get(e.id, user="ann").superseded_by for e in (kept, *new)} == {None}
+
+
 def test_an_older_text_supersedes_nothing_newer(url: str, opened: Callable[..., MemoryStore]) -> None:
     store = opened(url, policies=Policies(updating=Supersede()))
     new = store.add("My dog is called Max", user="ann", time="2024-01-01T00:00:00Z")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from r3mem import InputError, Memory, R3Mem
-from r3mem.errors import NotFound
+from r3mem.errors import NotFound, StoreError
 from r3mem.store import MemoryStore
 
 TEXTS = ["Sir Launcelot drew his sword.", "The dog of Ann is called Rex.\n\n", "naïve, 24 € and 漢字\0\r\n", " "]
@@ -141,15 +143,51 @@ def test_unknown_deleted_and_others_are_one_answer(store: MemoryStore) -> None:
     mine, gone = store.add("mine", user="ann"), store.add("gone", user="bob")
     store.delete(gone.id, user="bob")
     told = set()
-    for id in (mine.id, gone.id, "0" * 32, "", "'; DROP TABLE", "\0", "é", None):
+    for id in (mine.id, gone.id, "0" * 32, "", "'; DROP TABLE", "\0", "é"):
         for call in (store.get, store.recall, store.history, store.delete, store.memory):
             with pytest.raises(NotFound) as error:
-                call(id, user="bob")  # type: ignore[operator]
+                call(id, user="bob")
             told.add(str(error.value).replace(repr(id)[:60], "ID"))
         with pytest.raises(NotFound):
-            store.update(id, "other", user="bob")  # type: ignore[arg-type]
+            store.update(id, "other", user="bob")
     assert told == {"entry ID is not there: list gives the ids of the user's entries"}
     assert store.recall(mine.id, user="ann") == "mine"
+
+
+@pytest.mark.parametrize("odd", [None, 123, b"x", ["x"], {"x"}, [1], [["x"]], [None]])
+def test_an_id_that_is_no_string(odd: Any, store: MemoryStore) -> None:
+    for call in (store.get, store.recall, store.history, store.delete, store.memory):
+        if odd == ["x"] and call in (store.delete, store.memory):
+            continue
+        with pytest.raises(InputError, match=r"an id is a str, not \w+: give the id of an entry") as told:
+            call(odd, user="ann")
+        assert not isinstance(told.value, NotFound)
+    with pytest.raises(InputError, match="an id is a str"):
+        store.update(odd, "other", user="ann")
+
+
+def test_every_verb_of_an_entry_is_narrowed_by_agent_and_session(store: MemoryStore) -> None:
+    entry = store.add("mine", user="ann", agent="a", session="s")
+    for other in ({"agent": "b"}, {"session": "t"}, {"agent": "a", "session": "t"}):
+        for call in (store.get, store.recall, store.history, store.delete, store.memory):
+            with pytest.raises(NotFound):
+                call(entry.id, user="ann", **other)
+        with pytest.raises(NotFound):
+            store.update(entry.id, "other", user="ann", **other)
+    assert len(store.history(entry.id, user="ann", agent="a", session="s")) == 1
+    assert store.delete(entry.id, user="ann", agent="a", session="s") == 1
+
+
+def test_entries_of_one_source(store: MemoryStore) -> None:
+    ids = [store.add(f"note {i}", user="ann", source=["a", "b", None][i % 3]).id for i in range(9)]
+    store.add("note", user="bob", source="a")
+    first = store.list(user="ann", source="a", limit=2)
+    assert ([e.id for e in first], first.total) == (ids[0:6:3], 3)
+    assert [e.id for e in store.list(user="ann", source="a", after=first.next)] == [ids[6]]
+    assert store.list(user="ann", source="A").total == 0 and store.list(user="ann").total == 9
+    for odd in ("", 3, "a\0"):
+        with pytest.raises(InputError, match="source"):
+            store.list(user="ann", source=odd)  # type: ignore[arg-type]
 
 
 def test_what_a_model_reads(store: MemoryStore, model: R3Mem) -> None:
@@ -194,3 +232,28 @@ def test_compression_in_the_background_and_at_once(
     store.close()
     with pytest.raises(Exception, match="was closed"):
         store.add("x", user="ann")
+
+
+def test_waiting_tells_how_much_is_pending(store: MemoryStore) -> None:
+    for i in range(20):
+        store.add(f"note {i}", user="ann")
+    told = list[int]()
+    assert store.wait(60, progress=told.append).pending == 0
+    assert told[0] == 20 and told[-1] == 0 and told == sorted(set(told), reverse=True) and len(told) > 2
+    for odd in ({"timeout": "x"}, {"timeout": -1}, {"timeout": float("nan")}, {"progress": 3}):
+        with pytest.raises(InputError, match=r"timeout|progress"):
+            store.wait(**odd)  # type: ignore[arg-type]
+
+
+def test_why_nothing_is_compressed_is_in_the_stats(url: str, tmp_path: Path) -> None:
+    with MemoryStore.open(url, model=str(tmp_path / "no-model")) as store:
+        assert store.stats().trouble is None
+        entry = store.add("kept all the same", user="ann")
+        with pytest.raises(StoreError, match="cannot be compressed"):
+            store.wait(60)
+        assert "no-model" in str(store.stats().trouble) and store.stats(user="ann").plain()["trouble"]
+        store.delete(entry.id, user="ann")
+        until = time.monotonic() + 30
+        while store.stats().trouble is not None:
+            assert time.monotonic() < until
+            time.sleep(0.05)

@@ -15,6 +15,7 @@ COMMANDS = {
     "forget": "erase memories, by id, source, age or number",
     "consolidate": "merge old memories into coarser ones",
     "stats": "how much is kept, waits and failed; --wait compresses",
+    "check": "read everything and name what is damaged; --reindex mends searches",
     "export": "write all memories of a user to one file",
     "import": "take in what export wrote",
 }

@@ -53,16 +53,18 @@ def run(args: argparse.Namespace) -> int:
             confirm(f"Erase {'all' if whole else 'these'} memories of {scope.user!r} for good?", args.yes)
         with Progress("erasing"):
             count = _forget(store, scope, args)
-        unerased = store.stats(user=scope.user).unerased
+        unerased = store.unerased()
     merged = args.bank is not None
     if args.json:
-        print_json({"merged" if merged else "forgotten": count, "unerased": unerased})
+        print_json(
+            {"merged" if merged else "forgotten": count, "unerased": unerased is not None, "unerased_why": unerased}
+        )
     elif count:
         print(f"{'merged away' if merged else 'forgot'} {counted(count, 'memory', 'memories')}")
     else:
         note(f"nothing of {scope.user!r} was to be forgotten")
     if unerased:
-        note("their bytes are still in the files, which another process holds: any later r3mem command erases them")
+        note(f"bytes of what was forgotten are still in the files, and any later r3mem command erases them: {unerased}")
         return REFUSED
     return DONE if count else NOTHING
 

@@ -41,5 +41,5 @@ def run(args: argparse.Namespace) -> int:
     for model, count in told.models.items():
         print(f"made by {seen(model)}: {count:,}")
     if told.unerased:
-        note("bytes of what was forgotten are still in the files, which another process holds")
+        note(f"bytes of what was forgotten are still in the files: {told.unerased_why}")
     return DONE if told.entries else NOTHING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection
 
@@ -26,3 +27,23 @@ class Updating(ABC):
             entry: The entry.
             given: Its text.
         """
+
+    def added_together(
+        self,
+        parts: Parts,
+        connection: Connection,
+        scope: Scope,
+        together: Sequence[tuple[Entry, Given]],
+        besides: Collection[str],
+    ) -> None:
+        """Pieces of one text were added. What is not overridden asks :meth:`added` for each.
+
+        Args:
+            parts: Of the store.
+            connection: For writing.
+            scope: Whose they are.
+            together: The entries with their texts; a long text comes in several such groups.
+            besides: Ids of all pieces of this text up to now, these among them.
+        """
+        for entry, given in together:
+            self.added(parts, connection, scope, entry, given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from sqlalchemy import Connection, select
 
 from r3mem.errors import ConfigError
@@ -9,6 +11,7 @@ from r3mem.store.adding import note_superseded
 from r3mem.store.entries import Entry
 from r3mem.store.given import Given, microseconds
 from r3mem.store.parts import Parts
+from r3mem.store.rows import within
 from r3mem.store.schema import contents, entries
 from r3mem.store.scope import Scope
 from r3mem.store.updating.base import Updating
@@ -38,14 +41,41 @@ class Supersede(Updating):
 
     def added(self, parts: Parts, connection: Connection, scope: Scope, entry: Entry, given: Given) -> None:
         """See :class:`Updating`."""
+        self._supersede(parts, connection, scope, entry, given, {entry.id})
+
+    def added_together(
+        self,
+        parts: Parts,
+        connection: Connection,
+        scope: Scope,
+        together: Sequence[tuple[Entry, Given]],
+        besides: Collection[str],
+    ) -> None:
+        """See :class:`Updating`. Pieces of one text supersede older ones, and not each other."""
+        others = select(entries.c.id).where(within(scope), entries.c.superseded_by.is_(None))
+        if len(connection.execute(others.limit(len(besides) + 1)).all()) <= len(besides):
+            # Nothing is older: a long text costs no search for each piece.
+            return
+        for entry, given in together:
+            self._supersede(parts, connection, scope, entry, given, besides)
+
+    def _supersede(
+        self,
+        parts: Parts,
+        connection: Connection,
+        scope: Scope,
+        entry: Entry,
+        given: Given,
+        besides: Collection[str],
+    ) -> None:
         words = words_of(given.text)
         if not words:
             return
-        found = parts.database.words.search(connection, words, scope.user, scope.agent, scope.session, self.first)
+        # Pieces of the same text, which are found too, take no older one's place.
+        k = self.first + len(besides) - 1
+        found = parts.database.words.search(connection, words, scope.user, scope.agent, scope.session, k)
         own = set(words)
-        for id, _ in found:
-            if id == entry.id:
-                continue
+        for id in [id for id, _ in found if id not in besides][: self.first]:
             row = connection.execute(
                 select(contents.c.words, contents.c.digest, entries.c.time, entries.c.consolidated)
                 .join(entries, entries.c.content == contents.c.n)

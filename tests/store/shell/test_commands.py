@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from r3mem.store import shell as commands
 from r3mem.store.shell import output, progress
-from tests.store.shell.conftest import ROOT, Command
+from tests.full_disk import full_disk
+from tests.store.shell.conftest import ROOT, Answer, Command
 
 TEXTS = {"dog.md": "The dog is called Rex.\n", "cat.md": "The cat is called Tom.\n"}
 
@@ -119,7 +122,11 @@ def test_forget_by_policy(r3: Command, ids: dict[str, str]) -> None:
     for arguments in ([], ["--all", "--keep", "1"], [ids["dog.md"], "--all"], ["--older-than", "nan"]):
         assert r3("forget", *arguments).code == 2
     assert r3("forget", "--older-than", "1").code == 1 and r3("forget", "--keep-bytes", "1000").code == 1
-    assert json.loads(r3("forget", "--keep", "1", "--json").out) == {"forgotten": 1, "unerased": False}
+    assert json.loads(r3("forget", "--keep", "1", "--json").out) == {
+        "forgotten": 1,
+        "unerased": False,
+        "unerased_why": None,
+    }
     assert r3("recall", ids["cat.md"]).out == TEXTS["cat.md"]
 
 
@@ -223,6 +230,9 @@ def test_every_command_has_help_and_asks_whose(
 ) -> None:
     done = r3(command, "--help")
     assert done.code == 0 and "exit codes: 0 done" in done.out and "--store URL" in done.out and done.err == ""
+    if command == "check":
+        # It is about the whole store.
+        return
     monkeypatch.delenv("R3MEM_USER")
     needed = {"remember": ["dog.md"], "search": ["x"], "recall": ["x"], "history": ["x"], "forget": ["x"],
               "export": ["x"], "import": ["x"]}  # fmt: skip
@@ -318,3 +328,31 @@ def test_progress_is_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_places_are_short_where_they_can_be(place: Path) -> None:
     assert output.place(str(place / "a" / "b.md"), 1, 5) == "a/b.md[1:5]"
     assert output.place("/elsewhere/b.md", 0, 5) == "/elsewhere/b.md[0:5]" and output.place(None, 0, 1) == "-"
+
+
+def test_forgetting_on_a_full_disk_tells_the_reason(r3: Command, place: Path) -> None:
+    (place / "long.txt").write_text("".join(f"{i} " + "long text " * 390 for i in range(250)))
+    (place / "dog.md").write_text("The dog is called Rex.")
+    assert r3("remember", "long.txt", "dog.md").code == 0
+    with full_disk(500_000):
+        done = r3("forget", "--source", "dog.md")
+        assert done.code == 3 and done.out == "forgot 1 memory\n"
+        assert "the disk is full" in done.err and "another process" not in done.err
+    told = r3("stats")
+    assert told.code == 0 and "forgotten" not in told.err
+
+
+def test_damage_is_named_and_the_index_mended(r3: Command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("R3MEM_USER")
+    (place / "dog.md").write_text("The dog is called Rex.")
+    assert r3("remember", "dog.md", "--user", "ann").code == 0
+    assert r3("check") == Answer(0, "no damage was found\n", "")
+    with closing(sqlite3.connect(place / "memory.db")) as raw, raw:
+        raw.execute("INSERT INTO r3mem_words(r3mem_words) VALUES ('delete-all')")
+    assert r3("search", "dog", "--user", "ann").code == 1
+    done = r3("check")
+    assert done.code == 3 and done.out.startswith("ann: entry ") and "r3mem check --reindex" in done.out
+    assert len(json.loads(r3("check", "--json").out)["problems"]) == 1
+    done = r3("check", "--reindex")
+    assert (done.code, done.out) == (0, "no damage was found\n") and "of 1 text" in done.err
+    assert r3("search", "dog", "--user", "ann").code == 0
