@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,10 @@ from r3mem.store.consolidation import Merge
 
 #: Forked, they have torch and the model at once.
 FORK = multiprocessing.get_context("fork")
+#: Entries from which on more are deleted than added.
+MANY = 60
+#: Entries of each kind that are looked for by their words and bytes at each check: the newest.
+LOOKED_FOR = 12
 
 
 def begin(work: Callable[..., None], *given: Any) -> Any:
@@ -64,7 +68,9 @@ def restless(url: str, model: R3Mem, diary: Path, seed: int, options: dict[str, 
         told.write("ready")
         while True:
             text = f"text {seed} {draw.getrandbits(60):x} " + "lorem ipsum " * draw.randrange(6)
-            kind = draw.choices(["add", "update", "delete", "merge"], [5, 3, 2, 1])[0]
+            # It stays of a size at which all of it can be checked after each kill.
+            weights = [5, 3, 2, 1] if len(mine) < MANY else [2, 3, 5, 1]
+            kind = draw.choices(["add", "update", "delete", "merge"], weights)[0]
             if kind == "add" or not mine:
                 told.write("adding", text=text)
                 mine.append(store.add(text, user="ann").id)
@@ -80,7 +86,9 @@ def restless(url: str, model: R3Mem, diary: Path, seed: int, options: dict[str, 
                 store.delete(id, user="ann")
                 told.write("deleted", id=id)
             else:
+                told.write("merging")
                 store.consolidate(user="ann", policy=Merge(days=None, keep=4, ratio=8))
+                told.write("merged")
                 mine = [entry.id for entry in store.list(user="ann", limit=10_000) if entry.level != "consolidated"]
 
 
@@ -119,8 +127,13 @@ class Expected:
                 self.open.discard(id)
                 self.gone.add(id)
 
-    def check(self, store: MemoryStore) -> None:
-        """Nothing confirmed is lost, nothing half is visible, nothing deleted is there."""
+    def check(self, store: MemoryStore, files: Sequence[Path] = ()) -> None:
+        """Nothing confirmed is lost, nothing half is visible, nothing deleted is there.
+
+        Args:
+            store: Opened after the process was killed.
+            files: Those of the database, if they can be read: no text of a deleted entry is in them.
+        """
         found = {entry.id: entry for entry in store.list(user="ann", limit=10_000)}
         assert not self.gone & set(found)
         texts = {id: store.recall(id, user="ann") for id in found}
@@ -145,7 +158,20 @@ class Expected:
             except NotFound:
                 continue
             raise AssertionError(f"{id} is there again")
+        for id in list(found)[-LOOKED_FOR:]:
+            if id not in wholes:
+                hits = [hit.entry.id for hit in store.search(own_word(texts[id]), user="ann")]
+                assert hits == [found[id].part_of or id], (id, texts[id], hits)
+        kept = b"".join(file.read_bytes() for file in files if file.exists())
+        for id in [id for id in self.texts if id in self.gone][-LOOKED_FOR:]:
+            for word in map(own_word, self.texts[id]):
+                assert store.search(word, user="ann") == [] and word.encode() not in kept, (id, word)
         assert store.check() == []
+
+
+def own_word(text: str) -> str:
+    """The word that no other text has."""
+    return text.split()[2]
 
 
 def lines_of(diary: Path) -> list[dict[str, str]]:
