@@ -31,8 +31,8 @@ def kill_again_and_again(
 
     Returns:
         Kills by what the process said that it was at: ``opening``, ``adding``, ``updating``, ``deleting``, ``merging``,
-        or ``between`` two of them. Its other thread compresses all the while; ``compressing`` counts the kills that left
-        texts uncompressed, whatever else they are.
+        or ``between`` two of them. Its other thread compresses all the while; ``compressing`` counts the kills that
+        left texts uncompressed, whatever else they are.
     """
     draw, expected, counted = random.Random(seed), Expected(), Counter[str]()
     MemoryStore.open(url, model=model, **options).close()
