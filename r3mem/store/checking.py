@@ -9,7 +9,7 @@ from r3mem.store.parts import Parts
 from r3mem.store.recalling import Held, blob_bytes, held, text_bytes
 from r3mem.store.reindexing import kept_words
 from r3mem.store.reports import Problem
-from r3mem.store.schema import blobs, contents, entries, versions
+from r3mem.store.schema import blobs, contents, entries, jobs, versions
 from r3mem.store.texts import named
 
 PAGE = 200
@@ -110,6 +110,9 @@ def _of(parts: Parts, n: int, recall: bool) -> list[Problem]:
         except InputError:
             # Deleted meanwhile.
             return []
+        queued = connection.execute(select(jobs.c.content).where(jobs.c.content == n)).first() is not None
+    if whole is not None and whole.row.state == "pending" and not queued:
+        what = f"{name}: its text waits for compression and is in no queue: reindex() puts it there"
     if what is None and whole is not None and (recall or whole.row.raw is not None):
         try:
             words = kept_words(text_bytes(parts, whole, name).decode())

@@ -145,7 +145,7 @@ class Hit:
 
     @property
     def text(self) -> str:
-        """The exact text of the entry, recalled each time that it is asked for.
+        """The exact text of the entry as it was found, recalled each time that it is asked for.
 
         Raises:
             RecallError: It cannot be given back exactly.

@@ -78,10 +78,19 @@ class Opened:
         """
         if compress not in get_args(Compress):
             raise ConfigError(f"compress is one of {', '.join(get_args(Compress))}, not {compress!r}")
+        if not (model is None or isinstance(model, str | os.PathLike) or hasattr(model, "retain")):
+            raise ConfigError(f"model is an R3Mem or the name of one, not {type(model).__name__}")
+        if policies is not None and not isinstance(policies, Policies):
+            raise ConfigError(f"policies are Policies(...), not {type(policies).__name__}")
         database = database_of(url)
         try:
             migrate(database)
-            parts = Parts(database, _blob_place(database, blobs), ModelOnNeed(model), keep_text)
+            parts = Parts(
+                database,
+                _blob_place(database, blobs),
+                ModelOnNeed(os.fspath(model) if isinstance(model, os.PathLike) else model),
+                keep_text,
+            )
             erase_what_is_left(parts)
             sweep(parts)
         except BaseException:

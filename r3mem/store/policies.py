@@ -39,9 +39,9 @@ class Policies:
     def __post_init__(self) -> None:
         kinds = {"indexing": Indexing, "consolidation": Consolidation, "updating": Updating}
         for name, kind in kinds.items():
-            _check(getattr(self, name), kind, name)
+            check_policy(getattr(self, name), kind, name)
         for policy in self.forgetting:
-            _check(policy, Forgetting, "forgetting")
+            check_policy(policy, Forgetting, "forgetting")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Policies:
@@ -60,7 +60,17 @@ class Policies:
         return cls(**{name: _built(told) for name, told in settings.items()})
 
 
-def _check(policy: object, kind: type, name: str) -> None:
+def check_policy(policy: object, kind: type, name: str) -> None:
+    """Refuse what is no policy of a kind.
+
+    Args:
+        policy: What was given.
+        kind: The seam.
+        name: What it is called.
+
+    Raises:
+        ConfigError: It is something else.
+    """
     if not isinstance(policy, kind):
         raise ConfigError(f"{name} is a {kind.__name__} of r3mem.store.{name}, not {type(policy).__name__}")
 

@@ -11,10 +11,11 @@ from sqlalchemy import func, select
 
 from r3mem.errors import InputError, NotFound
 from r3mem.errors.whole_numbers import whole_number
-from r3mem.store.entries import Entry, Hit, Page, Version
+from r3mem.store.entries import Entry, Hit, Page, Turn, Version
 from r3mem.store.given import given_source, utf8
 from r3mem.store.indexing.base import Indexing
 from r3mem.store.opened import Opened
+from r3mem.store.policies import check_policy
 from r3mem.store.rows import entry_of, entry_rows, found_entries, found_entry, found_versions, given_ids, within
 from r3mem.store.schema import entries
 from r3mem.store.scope import Scope
@@ -88,7 +89,8 @@ class Reading(Opened):
         """Entries that fit a query, best first.
 
         Args:
-            query: Words, or a question. No character in it is a command.
+            query: Words, or a question. No character in it is a command. Full-text search takes its first 64 different
+                words.
             user: Whose.
             agent: Only this agent's.
             session: Only of this session.
@@ -104,13 +106,15 @@ class Reading(Opened):
         utf8(query, "the query")
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= LONGEST_PAGE:
             raise InputError(f"k {k!r:.20}: give 1 to {LONGEST_PAGE:,}")
+        if by is not None:
+            check_policy(by, Indexing, "indexing")
         ranked = (by or self.policies.indexing).rank(query, StoreShelf(self, scope), k)[:k]
         with parts.database.reading() as connection:
             found = found_entries(connection, [id for id, _ in ranked])
         # What was deleted meanwhile is left out.
         hits = [(found[id], score) for id, score in ranked if id in found and found[id].user == user]
         return [
-            Hit(entry, score, rank, functools.partial(text_of_entry, parts, entry.id, scope))
+            Hit(entry, score, rank, functools.partial(text_of_entry, parts, entry.id, scope, entry.version))
             for rank, (entry, score) in enumerate(hits, 1)
         ]
 
@@ -143,9 +147,13 @@ class Reading(Opened):
         if node is not None:
             id = self._part(id, whole_number(node, "node"), scope)
             scope = Scope(user)
+        turns = tuple[Turn, ...]()
+        if turn is not None:
+            # Text and turns of one version, though another is written meanwhile.
+            entry = self.get(id, user=user, agent=agent, session=session)
+            turns, version = entry.turns, entry.version
         text = text_of_entry(parts, id, scope, version)
         if turn is not None:
-            turns = self.get(id, user=user).turns
             if not 0 <= whole_number(turn, "turn") < len(turns):
                 raise InputError(f"entry {id} has no turn {turn}: it has {len(turns)}, counted from 0")
             text = text[turns[turn].start : turns[turn].end]

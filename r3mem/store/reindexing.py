@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from sqlalchemy import select, update
 
 from r3mem.errors import FingerprintError, InputError, RecallError
+from r3mem.store.adding import queue
 from r3mem.store.deleting import UNERASED, erase
 from r3mem.store.parts import Parts
 from r3mem.store.recalling import held, text_bytes
@@ -73,6 +74,12 @@ def _mend(parts: Parts, n: int, recall: bool) -> None:
     except (RecallError, FingerprintError, InputError):
         # Damaged, another model's or deleted meanwhile: what is known of its words stays.
         return
+    if found.row.state == "pending":
+        # A text whose place in the queue was lost is compressed after all.
+        with parts.database.writing(found.row.owner) as connection:
+            there = select(contents.c.n).where(contents.c.n == n, contents.c.state == "pending")
+            if connection.execute(there).first() is not None:
+                queue(parts, connection, [n])
     if words != found.row.words:
         right = update(contents).where(contents.c.n == n).values(words=words, n_words=words.count(" ") + bool(words))
         with parts.database.writing(found.row.owner) as connection:

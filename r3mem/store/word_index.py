@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, exc, text
 
-#: Words of a query that count.
+#: Different words of a query that count.
 MOST_WORDS = 64
 #: BM25's, of Robertson & Zaragoza 2009; FTS5 has the same.
 K1, B = 1.2, 0.75
@@ -109,7 +109,7 @@ class Fts5(WordIndex):
         self, connection: Connection, words: Sequence[str], owner: str, agent: str | None, session: str | None, k: int
     ) -> list[tuple[str, float]]:
         """See :class:`WordIndex`."""
-        terms = list(dict.fromkeys(words[:MOST_WORDS]))
+        terms = list(dict.fromkeys(words))[:MOST_WORDS]
         given: dict[str, Any] = {"owner": owner, "agent": agent, "session": session, "k": k, "k1": K1, "b": B}
         given |= {f"q{i}": f'sign:"{owner_sign(owner)}" AND words:"{_in_ascii(word)}"' for i, word in enumerate(terms)}
         of_term = "FROM r3mem_words WHERE r3mem_words MATCH :q{0}"
@@ -229,7 +229,7 @@ class Tsvector(WordIndex):
         self, connection: Connection, words: Sequence[str], owner: str, agent: str | None, session: str | None, k: int
     ) -> list[tuple[str, float]]:
         """See :class:`WordIndex`."""
-        lexemes = sorted(set(_lexemes(connection, list(dict.fromkeys(words[:MOST_WORDS]))).values()))
+        lexemes = sorted(set(_lexemes(connection, list(dict.fromkeys(words))[:MOST_WORDS]).values()))
         given: dict[str, Any] = {"owner": owner, "agent": agent, "session": session, "k": k, "k1": K1, "b": B}
         given |= {f"w{i}": f"'{word}'" for i, word in enumerate(lexemes)}
         given["asked"] = f"'{owner_sign(owner)}' & ({' | '.join(chr(39) + word + chr(39) for word in lexemes)})"

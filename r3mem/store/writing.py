@@ -22,6 +22,7 @@ from r3mem.store.forgetting.base import Forgetting
 from r3mem.store.given import Given, Time, Turns, given_metadata, given_source, given_time
 from r3mem.store.opened import Opened
 from r3mem.store.pieces import check_characters, cut, text_pieces
+from r3mem.store.policies import check_policy
 from r3mem.store.reports import Consolidated
 from r3mem.store.rows import found_entries, found_entry, given_ids, within
 from r3mem.store.schema import entries
@@ -156,7 +157,9 @@ class Writing(Opened):
             given = replace(given, kind=kind)
             content = put_content(parts, connection, user, given)
             put_version(parts, connection, id, entry.version + 1, content, given, "updated", when)
-            changed = {"end_at": entry.start + len(given.text), **({} if when is None else {"time": when})}
+            # What had superseded the entry has not superseded its new text.
+            changed = {"end_at": entry.start + len(given.text), "superseded_by": None}
+            changed |= {} if when is None else {"time": when}
             connection.execute(change(entries).where(entries.c.id == id).values(**changed))
             entry = found_entry(connection, id, scope)
         self._compress_added([content])
@@ -216,6 +219,8 @@ class Writing(Opened):
         """
         scope = Scope.of(user, agent, session)
         self._parts_open()
+        if policy is not None:
+            check_policy(policy, Consolidation, "consolidation")
         done = (policy or self.policies.consolidation).run(StoreShelf(self, scope))
         self._compress_added()
         return done
@@ -241,7 +246,9 @@ class Writing(Opened):
         scope = Scope.of(user, agent, session)
         self._parts_open()
         chosen = self.policies.forgetting if policy is None else policy
-        policies = [chosen] if isinstance(chosen, Forgetting) else list(chosen)
+        policies = list(chosen) if isinstance(chosen, Sequence) else [chosen]
+        for each in policies:
+            check_policy(each, Forgetting, "forgetting")
         if not policies:
             raise ConfigError("what is to be forgotten? Give a policy, such as ByAge(days=365), here or when opening")
         count = sum(each.run(StoreShelf(self, scope)) for each in policies)

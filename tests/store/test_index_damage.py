@@ -84,6 +84,31 @@ def test_changed_words_beside_a_text_are_found_and_mended(
     assert store.check(recall=True) == [] and finds(store, 4)
 
 
+def test_a_text_that_lost_its_place_in_the_queue(url: str, opened: Callable[..., MemoryStore]) -> None:
+    store = opened(url)
+    entry = store.add("kept", user="ann")
+    run(store, "DELETE FROM r3mem_jobs")
+    assert store.wait(60).pending == 1
+    (told,) = store.check()
+    assert told.entry == entry.id and "is in no queue: reindex() puts it there" in told.what
+    store.reindex()
+    assert store.check() == [] and store.wait(60).pending == 0 and store.get(entry.id, user="ann").state == "ready"
+
+
+def test_a_text_whose_row_is_gone(tmp_path: Path, opened: Callable[..., MemoryStore]) -> None:
+    path = tmp_path / "memory.db"
+    store = opened(str(path))
+    ids = fill(store, 3)
+    store.close()
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("DELETE FROM r3mem_contents WHERE n = (SELECT content FROM r3mem_entries WHERE id = ?)", (ids[1],))
+    store = opened(str(path))
+    told = [problem for problem in store.check() if problem.entry is not None]
+    assert [(problem.entry, problem.user) for problem in told] == [(ids[1], "ann")] and "its text is gone" in told[
+        0
+    ].what
+
+
 def test_an_index_that_is_gone(url: str, opened: Callable[..., MemoryStore]) -> None:
     store = opened(url)
     fill(store, 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection
@@ -87,6 +88,37 @@ def test_pieces_of_a_long_text_supersede_older_ones_and_not_each_other(
     now = [store.get(e.id, user="ann").superseded_by for e in old]
     assert now[7] == new[0].id and now[8] is None
     assert {store.get(e.id, user="ann").superseded_by for e in (kept, *new)} == {None}
+
+
+def test_a_superseded_entry_that_is_corrected_is_found_again(url: str, opened: Callable[..., MemoryStore]) -> None:
+    store = opened(url, policies=Policies(updating=Supersede(share=0.6)))
+    old = store.add("My dog is called Rex", user="ann")
+    store.add("My dog is called Max", user="ann")
+    assert store.get(old.id, user="ann").superseded_by is not None and store.search("rex", user="ann") == []
+    store.update(old.id, "My cat was called Rex", user="ann")
+    assert store.get(old.id, user="ann").superseded_by is None
+    assert [hit.entry.id for hit in store.search("rex", user="ann")] == [old.id]
+
+
+@pytest.mark.parametrize("odd", ["words", 3, FullText, {"class_path": "x"}])
+def test_what_is_no_policy(odd: Any, store: MemoryStore, url: str) -> None:
+    store.add("kept", user="ann")
+    for call in (
+        lambda: store.search("kept", user="ann", by=odd),
+        lambda: store.consolidate(user="ann", policy=odd),
+        lambda: store.forget(user="ann", policy=odd),
+        lambda: store.forget(user="ann", policy=[ByCount(1), odd]),
+        lambda: MemoryStore.open(url, policies=odd),
+    ):
+        with pytest.raises(ConfigError, match=r"is a|policies are"):
+            call()
+    with pytest.raises(ConfigError, match="model is an R3Mem or the name of one, not int"):
+        MemoryStore.open(url, model=3)  # type: ignore[arg-type]
+    for make in (lambda: ByAge(float("nan")), lambda: ByAge(1e9), lambda: ByCount(2.5), lambda: ByBytes(float("nan")),
+                 lambda: Merge(days=float("inf"))):  # type: ignore[arg-type]  # fmt: skip
+        with pytest.raises(ConfigError, match=r"ByAge|ByCount|ByBytes|Merge"):
+            make()
+    assert store.list(user="ann").total == 1
 
 
 def test_an_older_text_supersedes_nothing_newer(url: str, opened: Callable[..., MemoryStore]) -> None:

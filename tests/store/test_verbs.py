@@ -257,3 +257,25 @@ def test_why_nothing_is_compressed_is_in_the_stats(url: str, tmp_path: Path) -> 
         while store.stats().trouble is not None:
             assert time.monotonic() < until
             time.sleep(0.05)
+
+
+def test_a_hit_and_a_turn_are_of_one_version(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = store.add([{"role": "user", "content": "The dog barks."}], user="ann")
+    (hit,) = store.search("dog", user="ann")
+    store.update(entry.id, "The cat.", user="ann")
+    assert hit.text == "user: The dog barks." and hit.entry.version == 1
+    entry = store.add([{"role": "user", "content": "one"}], user="ann")
+    get = store.get
+
+    def written_meanwhile(id: str, **scope: Any) -> Any:
+        found = get(id, **scope)
+        store.update(id, [{"role": "someone else", "content": "a far longer one"}], user="ann")
+        return found
+
+    monkeypatch.setattr(store, "get", written_meanwhile)
+    assert store.recall(entry.id, user="ann", turn=0) == "one"
+
+
+def test_words_of_a_long_query_count_once(store: MemoryStore) -> None:
+    entry = store.add("needle", user="ann")
+    assert [hit.entry.id for hit in store.search("hay " * 500 + "needle", user="ann")] == [entry.id]

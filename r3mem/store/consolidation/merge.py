@@ -10,6 +10,9 @@ from r3mem.store.entries import Entry
 from r3mem.store.reports import Consolidated
 from r3mem.store.shelf import Shelf
 
+#: Longer ago is before the year 1 already.
+MOST_DAYS = 700_000
+
 
 class Merge(Consolidation):
     """Merges entries that are older than some days, and the oldest of those beyond a number; per session, else per day.
@@ -34,8 +37,13 @@ class Merge(Consolidation):
     ) -> None:  # fmt: skip
         if days is None and keep is None:
             raise ConfigError("Merge needs a limit: days, keep or both")
-        if (days is not None and days < 0) or (keep is not None and keep < 0) or ratio < 1 or most_bytes < 1:
-            raise ConfigError("Merge takes days and keep from 0, ratio and most_bytes from 1")
+        if (
+            (days is not None and not 0 <= days <= MOST_DAYS)
+            or (keep is not None and keep < 0)
+            or ratio < 1
+            or most_bytes < 1
+        ):
+            raise ConfigError(f"Merge takes days from 0 to {MOST_DAYS:,}, keep from 0, ratio and most_bytes from 1")
         if least < 2:
             raise ConfigError(f"Merge with least {least}: two entries are the fewest that can be merged")
         self.days, self.keep, self.ratio, self.most_bytes, self.least = days, keep, ratio, most_bytes, least

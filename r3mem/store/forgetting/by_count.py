@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from r3mem.errors import ConfigError
+from r3mem.errors.whole_numbers import is_whole
 from r3mem.store.forgetting.base import Forgetting, oldest_first
 from r3mem.store.shelf import Shelf
 
@@ -15,8 +16,8 @@ class ByCount(Forgetting):
     """
 
     def __init__(self, most: int) -> None:
-        if most < 0:
-            raise ConfigError(f"ByCount with most {most} is not possible: give 0 or more")
+        if not is_whole(most) or most < 0:
+            raise ConfigError(f"ByCount with most {most} is not possible: give a whole number from 0")
         self.most = most
 
     def run(self, shelf: Shelf) -> int:
