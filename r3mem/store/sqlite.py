@@ -20,6 +20,8 @@ from r3mem.store.word_index import Fts5
 
 #: Seconds that a call waits for another that writes.
 PATIENCE = 60.0
+#: Seconds that erasing waits for others who hold the files.
+ERASING_PATIENCE = 10.0
 #: SQLite's code for damage in a virtual table; Python tells it from 3.11 on.
 CORRUPT_INDEX = 267
 PRAGMAS = (
@@ -101,7 +103,7 @@ class Sqlite(Database):
         try:
             pooled = self.engine.raw_connection()
             raw: Any = pooled.dbapi_connection
-            raw.execute("PRAGMA busy_timeout = 10000")
+            raw.execute(f"PRAGMA busy_timeout = {int(1000 * ERASING_PATIENCE)}")
             # Segments of the index that are merged hold no word of what was deleted.
             raw.execute(Fts5.OPTIMIZE)
             raw.execute("VACUUM")

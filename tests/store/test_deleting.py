@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, text
 
 from r3mem import R3Mem
 from r3mem.errors import NotFound, StoreError
-from r3mem.store import MemoryStore
+from r3mem.store import MemoryStore, sqlite
 from tests.full_disk import filled, full_disk, small_disk
 
 #: Words that stand nowhere else.
@@ -87,7 +87,10 @@ def test_blobs_outside_the_database_go_too(tmp_path: Path, opened: Callable[...,
     assert again.recall(kept, user="ann") == "kept"
 
 
-def test_a_reader_that_holds_the_files_is_told_and_made_up_for(tmp_path: Path, model: R3Mem) -> None:
+def test_a_reader_that_holds_the_files_is_told_and_made_up_for(
+    tmp_path: Path, model: R3Mem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "ERASING_PATIENCE", 1.0)
     url = str(tmp_path / "memory.db")
     with MemoryStore.open(url, model=model, compress="later") as store, MemoryStore.open(url, model=model) as other:
         id = secret(store)

@@ -12,7 +12,7 @@ import pytest
 
 from r3mem import InputError, Memory, R3Mem
 from r3mem.errors import NotFound, StoreError
-from r3mem.store import MemoryStore
+from r3mem.store import MemoryStore, worker
 
 TEXTS = ["Sir Launcelot drew his sword.", "The dog of Ann is called Rex.\n\n", "naïve, 24 € and 漢字\0\r\n", " "]
 
@@ -245,7 +245,8 @@ def test_waiting_tells_how_much_is_pending(store: MemoryStore) -> None:
             store.wait(**odd)  # type: ignore[arg-type]
 
 
-def test_why_nothing_is_compressed_is_in_the_stats(url: str, tmp_path: Path) -> None:
+def test_why_nothing_is_compressed_is_in_the_stats(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "REST_SECONDS", 0.5)
     with MemoryStore.open(url, model=str(tmp_path / "no-model")) as store:
         assert store.stats().trouble is None
         entry = store.add("kept all the same", user="ann")
