@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.benchmarks.scripts import run
+from tests.benchmarks.scripts import refused, run
 
 RECALL_ROW = {
     "text", "ratio", "precision", "segments", "exact_match", "exact_match_corrected", "correction_bits_per_token"
@@ -28,7 +28,6 @@ def test_recall(text: Path, backbone_folder: Path) -> None:
 
 
 def test_a_missing_text_is_one_clear_line(text: Path, backbone_folder: Path) -> None:
-    printed = run("claims.recall", text.with_name("nothing.txt"), backbone_folder, "--ratio", "4", fails=True)[
-        "printed"
-    ]
+    missing = text.with_name("nothing.txt")
+    printed = refused("claims.recall", "--text", missing, "--backbone", backbone_folder, "--ratio", 4)
     assert "error:" in printed and "no such file" in printed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.scripts import process
+from tests.benchmarks.scripts import process, refused
 
 ROW = {
     "text", "method", "questions", "recall@2", "recall@2_low", "recall@2_high", "recall@5", "mrr", "ms_per_query",
@@ -90,6 +90,7 @@ def test_a_trained_model_is_searched_with(tmp_path: Path, files: list[str], back
     assert {row["train_tokens"] for row in json.loads(result.read_text())["rows"]} == {spent["train_tokens"]}
 
 
+@pytest.mark.slow
 def test_an_untrained_model_compresses_as_asked(tmp_path: Path, files: list[str], backbone_folder: Path) -> None:
     found = []
     for compressor in ("selected_key_values", "mean_pool"):
@@ -108,22 +109,19 @@ def test_an_untrained_model_compresses_as_asked(tmp_path: Path, files: list[str]
 
 
 def test_a_saved_model_has_its_own_compressor(tmp_path: Path, files: list[str]) -> None:
-    done = process("claims.search", "--text", files[0], "--model", str(tmp_path), "--compressor", "edge_pool")
-    assert done.returncode == 2 and "Traceback" not in done.stderr and "compressor of its own" in done.stdout
+    printed = refused("claims.search", "--text", files[0], "--model", tmp_path, "--compressor", "edge_pool")
+    assert "compressor of its own" in printed
 
 
 def test_training_on_nothing_is_refused(tmp_path: Path, files: list[str]) -> None:
     options = ("--text", files[0], "--save", str(tmp_path / "m"), "--candidates", "1")
-    done = process("claims.search_training", *options)
-    assert done.returncode == 2 and "Traceback" not in done.stderr and "at least" in done.stdout
+    assert "at least" in refused("claims.search_training", *options)
 
 
 def test_a_file_of_another_form_is_one_clear_line(tmp_path: Path) -> None:
     path = tmp_path / "other.jsonl"
     path.write_text('{"question": "Who?", "answer": "He"}\n', encoding="utf-8")
-    done = process("claims.search", "--text", str(path), "--methods", "bm25")
-    printed = " ".join(done.stdout.split())
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    printed = refused("claims.search", "--text", path, "--methods", "bm25")
     assert f"{path.name}:1: not a question with paragraphs" in printed
 
 

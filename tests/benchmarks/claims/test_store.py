@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from tests.benchmarks.scripts import run
+from tests.benchmarks.scripts import refused, run
 
 RATES = {f"{name}_per_second" for name in ("fills", "adds", "gets", "recalls", "searches", "deletes")}
 
@@ -60,15 +60,15 @@ def test_store(text: Path, talks: Path, backbone_folder: Path) -> None:
 
 
 def test_sizes_that_are_not_possible(text: Path, backbone_folder: Path) -> None:
-    told = run("claims.store", text, backbone_folder, "--entries", "1", fails=True)
-    assert "--entries is at least 2" in told["printed"]
+    printed = refused("claims.store", "--text", text, "--backbone", backbone_folder, "--entries", 1)
+    assert "--entries is at least 2" in printed
 
 
 def test_evidence_of_another_form_is_one_clear_line(text: Path, backbone_folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text('{"question": "Who?"}\n', encoding="utf-8")
-    told = run(
-        "claims.store", text, backbone_folder, "--entries", "4", "--singles", "1", "--queries", "1", "--deletes", "1",
-        "--compressed", "0", "--evidence", str(other), fails=True,
+    printed = refused(
+        "claims.store", "--text", text, "--backbone", backbone_folder, "--entries", 4, "--singles", 1, "--queries", 1,
+        "--deletes", 1, "--compressed", 0, "--evidence", other,
     )  # fmt: skip
-    assert "not a conversation of LoCoMo" in told["printed"]
+    assert "not a conversation of LoCoMo" in printed

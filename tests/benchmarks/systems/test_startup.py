@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.scripts import ROOT, run
+from tests.benchmarks.scripts import ROOT, refused, run
 
 STARTUP = ("--ratio", "4", "--counts", "2", "3", "--pieces", "2", "--many", "3", "16", "--repeats")
 
@@ -31,7 +31,7 @@ def test_startup_of_two_checkouts(text: Path, backbone_folder: Path, tmp_path: P
 
 
 def test_startup_beside_no_checkout_is_one_clear_line(text: Path, backbone_folder: Path, tmp_path: Path) -> None:
-    printed = run("systems.startup", text, backbone_folder, "--beside", str(tmp_path), fails=True)["printed"]
+    printed = refused("systems.startup", "--text", text, "--backbone", backbone_folder, "--beside", tmp_path)
     assert f"{tmp_path} is no checkout of this repository: make one with git worktree add" in printed
-    printed = run("systems.startup", text, backbone_folder, "--counts", "10000", fails=True)["printed"]
+    printed = refused("systems.startup", "--text", text, "--backbone", backbone_folder, "--counts", 10000)
     assert "texts of 80 characters only; give a text that has 10000" in printed
